@@ -1,0 +1,22 @@
+"""The attention seam: a family hands q, k, v of each layer to an `Attend`; what that remembers or hides is not its business."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class Attend(Protocol):
+    """Takes one layer's queries, keys and values. Keys arrive un-rotated; `rope` rotates them where they are read."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any) -> Tensor:
+        """q, k, v: [B, heads, N, D], N position-major along the sequence axis; returns [B, heads, N, D]."""
+
+
+def full(layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any) -> Tensor:
+    """Every position sees every other: the bidirectional default. A family may run its own kernel when it sees this."""
+    if rope is not None:
+        q, k = rope(q), rope(k)
+    return scaled_dot_product_attention(q, k, v)

@@ -1,0 +1,22 @@
+"""What turns pixels into latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Codec(Protocol):
+    """pixels [B, 3, T, H, W] in [-1, 1]; latents [B, C, T', H', W'], normalised as the teacher expects them."""
+
+    def encode(self, pixels: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """[C, T', H', W'] of the latents of such a clip; raises UserError for sizes it cannot hold."""
+
+    def stream(self) -> Callable[[Tensor], Tensor]:
+        """A decoder with memory: feed latent chunks in order, get the pixels of each."""

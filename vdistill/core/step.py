@@ -1,0 +1,83 @@
+"""What a training step is made of: a batch, a loss, a method, a term, and how the student makes its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .cond import Cond
+from .denoiser import Denoiser
+from .rng import Rng
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x: clean samples [B, C, T, ...] (their shape is what a data-free method generates); weight: [B]; keys: whose."""
+
+    x: Tensor
+    cond: Cond
+    weight: Tensor | None = None
+    keys: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device | str) -> Batch:
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(self.x.to(device), self.cond.to(device), weight, self.keys)
+
+    def mean(self, per_sample: Tensor) -> Tensor:
+        """Mean of [B] values under the sample weights (plain mean without them)."""
+        return per_sample.mean() if self.weight is None else (per_sample * self.weight).sum() / self.weight.sum()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: what is differentiated; parts: detached scalars for the log."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.total + other.total, {**self.parts, **other.parts})
+
+
+class Generate(Protocol):
+    """How a student makes a sample for training: one pass, several, or a whole rollout."""
+
+    def __call__(self, student: Denoiser, batch: Batch, rng: Rng) -> Tensor: ...
+
+
+class Method(Protocol):
+    """A distillation (or training) method: who learns at step k, and the loss of each."""
+
+    @property
+    def learners(self) -> Mapping[str, nn.Module]: ...
+
+    def turn(self, step: int) -> Sequence[str]:
+        """Names of the learners updated at this step, in order."""
+
+    def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss: ...
+
+
+class Term(Protocol):
+    """An extra objective on the student's sample: a GAN, a reward, a sync score. `module` is what it trains itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module | None: ...
+
+    def student(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
+        """Added to the student's loss; x: its clean sample."""
+
+    def watch(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
+        """The loss of the term's own module; x is detached."""
+
+
+BatchSource = Callable[[Rng], Batch]
