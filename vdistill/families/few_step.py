@@ -1,0 +1,75 @@
+"""The scheduler an exported student carries: its trained times, wherever and however it is called.
+
+Pipelines call set_timesteps(n) and step(); n is ignored, because a few-step student is right at its own times only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+from torch import Tensor
+
+from ..core.rng import Rng
+from ..core.schedule import Predicts, Schedule
+
+KINDS: dict[str, Predicts] = {"sample": "x0", "flow_prediction": "flow", "epsilon": "eps", "v_prediction": "v"}
+
+
+class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """Few-step sampling at fixed `times` (descending, in (0, 1]) on the rectified-flow path.
+
+    stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. The renoising draws
+    are named by `seed` and the step number, as in `vdistill sample`, because some pipelines pass no generator on.
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        times: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
+        prediction_type: str = "sample",
+        stochastic: bool = True,
+        shift: float = 1.0,
+        seed: int = 0,
+        num_train_timesteps: int = 1000,
+    ) -> None:
+        self.init_noise_sigma = 1.0
+        self.set_timesteps()
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """The trained times, whatever number is asked for."""
+        self.times = [*map(float, self.config.times), 0.0]
+        self.num_inference_steps, self.place = len(self.times) - 1, 0
+        self.timesteps = 1000 * torch.tensor(self.times[:-1], dtype=torch.float32, device=device)
+        self.sigmas = torch.tensor(self.times, dtype=torch.float32, device=device)
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """One step of the trained schedule."""
+        path = Schedule("rf")
+        now, then = (torch.full((len(sample),), v, dtype=torch.float64) for v in self.times[self.place : self.place + 2])
+        clean = path.x0(model_output, sample, now, KINDS[self.config.prediction_type])
+        self.place += 1
+        if self.place == self.num_inference_steps:
+            moved = clean
+        elif self.config.stochastic:
+            draw = Rng(self.config.seed).normal(f"z/{self.place}", sample.shape, like=sample)
+            moved = path.noise(clean, draw, then)
+        else:
+            moved = path.step(clean, sample, now, then)
+        return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)

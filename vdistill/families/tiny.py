@@ -1,0 +1,147 @@
+"""The `tiny` family: a stock Wan pipeline of small dimensions, made here or opened from a folder, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from ..core.cond import Cond
+from ..core.denoiser import Net
+from ..core.errors import UserError
+from ..core.schedule import Predicts, Schedule
+from .few_step import FewStepScheduler
+from .pixel import PixelVae, pixel_vae
+from .text import fixed_encoder, learn_tokenizer
+from .wan_codec import WanCodec
+from .wan_net import WanNet
+
+PREDICTS: dict[str, Predicts] = {"sample": "x0", "flow_prediction": "flow"}
+TEXT_CACHE = 4096
+
+
+@dataclass(frozen=True)
+class TinySize:
+    """dim, heads, layers, ffn: of the transformer; text_dim, text_layers, text_length: of the text encoder, length in
+    tokens; temporal, spatial: pixels per latent position; mean, std: pixel normalisation in [-1, 1] units;
+    codec: "pixel", or "wan" for a small random AutoencoderKLWan (4 x 8 x 8); patch: latent patch of the transformer.
+    """
+
+    dim: int = 256
+    heads: int = 8
+    layers: int = 6
+    ffn: int = 768
+    text_dim: int = 64
+    text_layers: int = 1
+    text_length: int = 16
+    temporal: int = 4
+    spatial: int = 8
+    patch: tuple[int, int, int] = (1, 1, 1)
+    codec: str = "pixel"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: float = 0.5
+    shift: float = 3.0
+    predicts: Predicts = "x0"
+
+
+class TinyFamily:
+    """A WanPipeline taken apart. `net` is its transformer as a Denoiser, `codec` its VAE, `text` its text encoder."""
+
+    name = "tiny"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipe: WanPipeline) -> None:
+        self.pipe = pipe
+        pipe.text_encoder.eval().requires_grad_(False)
+        config = pipe.scheduler.config
+        kind = config.get("prediction_type", "flow_prediction")
+        if kind not in PREDICTS:
+            raise UserError(f"prediction_type {kind!r}; this family knows {', '.join(PREDICTS)}", "scheduler")
+        self.schedule = Schedule("rf", shift=float(config.get("flow_shift", config.get("shift", 1.0))))
+        self.net = Net(WanNet(pipe.transformer), self.schedule, PREDICTS[kind])
+        self.codec = WanCodec(pipe.vae)
+        self.text_length = int(pipe.tokenizer.model_max_length)
+        self.times: tuple[float, ...] | None = None
+        if isinstance(pipe.scheduler, FewStepScheduler):
+            self.times = tuple(pipe.scheduler.config.times)
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def build(cls, size: TinySize, captions: Iterable[str], seed: int = 0) -> TinyFamily:
+        """A new, untrained model; the tokenizer is learned from `captions`."""
+        tokenizer = learn_tokenizer(captions, length=size.text_length)
+        channels = 3 * size.temporal * size.spatial**2
+        if size.codec == "pixel":
+            vae = pixel_vae(size.temporal, size.spatial, size.mean, size.std)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if size.codec != "pixel":
+                vae = AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+                channels = 16
+            transformer = WanTransformer3DModel(
+                patch_size=size.patch,
+                num_attention_heads=size.heads,
+                attention_head_dim=size.dim // size.heads,
+                in_channels=channels,
+                out_channels=channels,
+                text_dim=size.text_dim,
+                freq_dim=64,
+                ffn_dim=size.ffn,
+                num_layers=size.layers,
+            )
+        kind = next(k for k, v in PREDICTS.items() if v == size.predicts)
+        scheduler = UniPCMultistepScheduler(prediction_type=kind, use_flow_sigmas=True, flow_shift=size.shift)
+        encoder = fixed_encoder(len(tokenizer), size.text_dim, size.text_layers, seed)
+        return cls(WanPipeline(tokenizer, encoder, vae, scheduler, transformer))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TinyFamily:
+        """Open a diffusers WanPipeline folder. UserError for a folder that is not one or does not open whole."""
+        folder = Path(folder)
+        if not (folder / "model_index.json").is_file():
+            raise UserError("not a diffusers pipeline folder: no model_index.json", str(folder))
+        if list(folder.rglob("*.bin")) and not list((folder / "transformer").glob("*.safetensors")):
+            raise UserError("holds pickled .bin weights; only safetensors are read", str(folder), "convert it first")
+        for quiet in (diffusers_logging, transformers_logging):
+            quiet.set_verbosity_error()
+            quiet.disable_progress_bar()
+        try:
+            pipe = WanPipeline.from_pretrained(
+                folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # the library raises many kinds; each means the folder is not a whole pipeline
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"does not open as a Wan pipeline ({first[:200]})", str(folder)) from error
+        if not isinstance(pipe.vae, AutoencoderKLWan | PixelVae):
+            raise UserError(f"VAE {type(pipe.vae).__name__} is not one of AutoencoderKLWan, PixelVae", str(folder))
+        return cls(pipe)
+
+    @torch.no_grad()
+    def text(self, captions: Sequence[str]) -> Cond:
+        """Cond with field "text" [B, L, D] from the pipeline's own encoder, null the empty caption; cached."""
+        new = [c for c in dict.fromkeys([*captions, ""]) if c not in self._known]
+        if new:
+            if len(self._known) > TEXT_CACHE:
+                self._known.clear()
+                new = list(dict.fromkeys([*captions, ""]))
+            found, _ = self.pipe.encode_prompt(
+                new, do_classifier_free_guidance=False, max_sequence_length=self.text_length
+            )
+            self._known |= dict(zip(new, found.float(), strict=True))
+        return Cond({"text": torch.stack([self._known[c] for c in captions])}, null={"text": self._known[""][None]})
+
+    def save(self, net: Net, folder: Path, times: Sequence[float] | None = None) -> None:
+        """Write a stock WanPipeline folder with the weights of `net`; `times` adds the trained few-step schedule."""
+        scheduler = self.pipe.scheduler
+        if times is not None:
+            kind = next(k for k, v in PREDICTS.items() if v == net.predicts)
+            scheduler = FewStepScheduler(times=list(times), prediction_type=kind)
+        parts = self.pipe
+        assert isinstance(net.net, WanNet)
+        WanPipeline(parts.tokenizer, parts.text_encoder, parts.vae, scheduler, net.net.transformer).save_pretrained(folder)

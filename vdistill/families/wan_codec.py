@@ -1,0 +1,86 @@
+"""The codec of Wan-like pipelines: any VAE of that interface with its latent mean and std."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from ..core.errors import UserError
+from .pixel import PixelVae
+
+
+class WanCodec:
+    """pixels [B, 3, T, H, W] in [-1, 1] <-> latents normalised per channel. vae: AutoencoderKLWan or PixelVae, frozen."""
+
+    def __init__(self, vae: AutoencoderKLWan | PixelVae) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.temporal, self.spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
+
+    def _mean_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        view = (1, -1, 1, 1, 1)
+        mean, std = (torch.tensor(v, device=like.device, dtype=like.dtype).view(view) for v in
+                     (self.vae.config.latents_mean, self.vae.config.latents_std))
+        return mean, std
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        z = self.vae.encode(pixels).latent_dist.mode()
+        mean, std = self._mean_std(z)
+        return (z - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels, clipped to [-1, 1]."""
+        mean, std = self._mean_std(latents)
+        return self.vae.decode(latents * std + mean, return_dict=False)[0].clamp(-1, 1)  # type: ignore[no-any-return]
+
+    def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        if (frames - 1) % self.temporal or height % self.spatial or width % self.spatial:
+            raise UserError(
+                f"{frames} frames of {height}x{width} do not fit the codec: frames must be 1 + k * {self.temporal}, "
+                f"sides multiples of {self.spatial}",
+                "size",
+            )
+        return (
+            self.vae.config.z_dim, 1 + (frames - 1) // self.temporal, height // self.spatial, width // self.spatial
+        )
+
+    def stream(self) -> Callable[[Tensor], Tensor]:
+        """Decode chunk by chunk with the decoder's own memory; equal to decoding the whole."""
+        return _PixelStream(self) if isinstance(self.vae, PixelVae) else _WanStream(self)
+
+
+class _PixelStream:
+    def __init__(self, codec: WanCodec) -> None:
+        self.codec, self.first = codec, True
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> Tensor:
+        mean, std = self.codec._mean_std(latents)
+        pixels = self.codec.vae.decode_chunk(latents * std + mean, first=self.first)
+        self.first = False
+        return pixels.clamp(-1, 1)  # type: ignore[no-any-return]
+
+
+class _WanStream:
+    """Causal convolutions of AutoencoderKLWan, their caches kept between chunks."""
+
+    def __init__(self, codec: WanCodec) -> None:
+        self.codec, self.first = codec, True
+        codec.vae.clear_cache()
+        self.memory: list[Any] = codec.vae._feat_map
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> Tensor:
+        vae, out = self.codec.vae, []
+        mean, std = self.codec._mean_std(latents)
+        z = vae.post_quant_conv(latents * std + mean)
+        for i in range(z.shape[2]):
+            frame = vae.decoder(z[:, :, i : i + 1], feat_cache=self.memory, feat_idx=[0], first_chunk=self.first)
+            out.append(frame)
+            self.first = False
+        return torch.cat(out, 2).clamp(-1, 1)

@@ -1,0 +1,35 @@
+"""The shapes world as training data: fresh clips for ever, latents and conditions made on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..core.codec import Codec
+from ..core.cond import Cond
+from ..core.rng import Rng
+from ..core.step import Batch
+from .shapes import Shapes
+
+
+@dataclass(frozen=True)
+class ShapesSource:
+    """(step, global micro-batch) -> Batch of `batch` clips nobody has seen before; images: share of one-frame batches."""
+
+    world: Shapes
+    codec: Codec
+    text: Callable[[Sequence[str]], Cond]
+    batch: int
+    micro: int = 1
+    images: float = 0.0
+    seed: int = 0
+
+    def __call__(self, step: int, micro: int) -> Batch:
+        first = (step * self.micro + micro) * self.batch
+        still = float(Rng(self.seed, step, micro, turn="data").uniform("image", ())) < self.images
+        indices = range(first, first + self.batch)
+        clips = torch.stack([self.world.clip(i, frames=1 if still else None) for i in indices])
+        captions = [self.world.caption(i) for i in indices]
+        return Batch(self.codec.encode(clips), self.text(captions), keys=tuple(f"shapes/{i}" for i in indices))
