@@ -1,0 +1,115 @@
+"""What is trained: all weights, or low-rank adapters, where teacher, student and critic are ONE frozen base.
+
+LoRA: Hu et al. 2022. In the adapter scope every role runs the same base weights; only which adapter answers differs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from .attention import Attend, full
+from .cond import Cond
+from .denoiser import Denoiser, Net
+from .errors import UserError
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Lora:
+    """rank, alpha (rank when None) and the names of the linear layers that get an adapter."""
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """teacher: frozen; denoisers: the trained roles by name; modules: what is trained and saved of each."""
+
+    teacher: Denoiser
+    denoisers: Mapping[str, Denoiser]
+    modules: Mapping[str, nn.Module]
+
+
+def full_roles(net: Net, names: Sequence[str], start: Net | None = None) -> Roles:
+    """Every role its own copy of all weights; the trained ones begin at `start` (the teacher without it)."""
+    copies = {name: copy.deepcopy(start or net) for name in names}
+    return Roles(frozen(net), copies, copies)
+
+
+def lora_roles(net: Net, names: Sequence[str], lora: Lora) -> Roles:
+    """Every trained role an adapter on the frozen `net`, which without adapters is the teacher."""
+    frozen(net)
+    for name in names:
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(lora.targets), lora_dropout=0.0
+        )
+        try:
+            inject_adapter_in_model(config, net, adapter_name=name)
+        except ValueError as error:
+            raise UserError(f"no layer is called any of {list(lora.targets)}", "scope.targets") from error
+    denoisers = {name: AdapterRole(net, name) for name in names}
+    modules = {name: AdapterWeights(net, name) for name in names}
+    return Roles(AdapterRole(net, None), denoisers, modules)
+
+
+def frozen(net: Net) -> Net:
+    """The same network, in evaluation mode and without gradients for its weights."""
+    net.eval()
+    net.requires_grad_(False)
+    return net
+
+
+class AdapterWeights(nn.Module):
+    """The parameters of one adapter, living in the base network; what a learner trains, saves and loads."""
+
+    def __init__(self, net: nn.Module, adapter: str) -> None:
+        super().__init__()
+        marker = f".{adapter}."
+        for name, parameter in net.named_parameters():
+            if "lora_" in name and marker in name:
+                self.register_parameter(name.replace(marker, ".").replace(".", "/"), parameter)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """name in the base network (without the adapter's own name) -> weight."""
+        return {name.replace("/", "."): p.detach() for name, p in self.named_parameters()}
+
+
+class AdapterRole:
+    """The base network with one adapter answering, or none: a Denoiser that adds no weights."""
+
+    def __init__(self, net: Net, adapter: str | None) -> None:
+        self.net, self.adapter = net, adapter
+        self.layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.net.schedule
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        with self.active():
+            return self.net.x0(x, t, cond, attend=attend)
+
+    def taps(self, x: Tensor, t: Tensor, cond: Cond, layers: Sequence[int]) -> list[Tensor]:
+        with self.active():
+            return self.net.taps(x, t, cond, layers)
+
+    @contextmanager
+    def active(self) -> Iterator[Net]:
+        """The network as this role while inside. Who may be trained (requires_grad) stays as the engine set it."""
+        flags = [(p, p.requires_grad) for layer in self.layers for p in layer.parameters()]
+        for layer in self.layers:
+            layer.enable_adapters(self.adapter is not None)
+            if self.adapter is not None:
+                layer.set_adapter(self.adapter)
+        for p, flag in flags:
+            p.requires_grad_(flag)
+        yield self.net
