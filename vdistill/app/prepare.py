@@ -1,0 +1,255 @@
+"""`vdistill prepare`: the user's own videos, images or prompts -> a folder of latents that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import BadMedia, UserError
+
+if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
+    from fractions import Fraction
+
+    from torch import Tensor
+
+    from ..core.codec import Codec
+    from ..data.buckets import Bucket
+    from ..data.manifest import Item, Listing
+    from ..data.media import Limits, Picture
+    from ..data.store import Store
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `vdistill prepare`."""
+    add = parser.add_argument
+    add("src", metavar="SRC", type=Path, help="folder, metadata.jsonl, metadata.csv, or a .txt of prompts alone")
+    add("--out", type=Path, required=True, help="folder to write; run again to continue or to take in new files")
+    add("--family", default="tiny", help="whose codec: a family's name or a model folder (default: tiny)")
+    add("--frames", type=int, default=17, help="frames of a clip (default: 17)")
+    add("--fps", default="8", help="frames a second, chosen by timestamps: 8, 23.976, 30000/1001 (default: 8)")
+    add("--size", default="32x32", help="WIDTHxHEIGHT in pixels (default: 32x32)")
+    add("--buckets", help="several sizes, each clip gets the nearest aspect: 832x480,480x832")
+    add("--stride", type=int, help="frames from one clip of a video to the next (default: --frames)")
+    add("--images", action="store_true", help="take images too, as clips of one frame")
+    add("--caption", help="caption of files that come without one")
+    add("--limit-bad", type=float, default=0.05, help="share of bad files that stops (default: 0.05)")
+    add("--allow-bad", "--force-bad", action="store_true", help="never stop for bad files, only list them")
+    add("--max-seconds", type=float, default=600.0, help="longest video taken (default: 600)")
+    add("--max-pixels", type=int, default=4096 * 2304, help="largest frame taken (default: 9437184)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the latents on disk")
+    add("--device", default="auto", help="where the codec runs: auto, cpu, cuda (default: auto)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made of every source. dtype: name of the latents' type on disk; device: of the codec."""
+
+    codec: Codec
+    frames: int
+    fps: Fraction
+    stride: int
+    buckets: tuple[Bucket, ...]
+    limits: Limits
+    dtype: str
+    device: str
+
+    def settings(self) -> dict[str, Any]:
+        """What has to be equal for two runs to add to one folder."""
+        from ..data.latents import fingerprint
+
+        return {
+            "frames": self.frames,
+            "fps": str(self.fps),
+            "stride": self.stride,
+            "buckets": [str(b) for b in self.buckets],
+            "dtype": self.dtype,
+            "probe": fingerprint(self.codec, self.frames, self.buckets[0], self.device),
+        }
+
+
+@dataclass
+class Tally:
+    """Bad files of a run: skipped.jsonl and one line each on stderr."""
+
+    path: Path
+    total: int
+    allowed: float
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def skip(self, key: str, reason: str) -> None:
+        """Count and list a bad file. UserError when that makes too many."""
+        from ..data.files import write_whole
+
+        self.bad.append((key, reason))
+        say(f"skipped {key}: {reason}")
+        lines = [json.dumps({"source": k, "reason": r}, ensure_ascii=False) + "\n" for k, r in self.bad]
+        write_whole(self.path, "".join(lines).encode("utf-8", "backslashreplace"))
+        if len(self.bad) > self.allowed * self.total:
+            raise UserError(
+                f"{len(self.bad)} of {self.total} files are bad, more than {self.allowed:.0%}; what was done stays",
+                str(self.path),
+                "mend or remove them, or go on with --allow-bad",
+            )
+
+
+def say(line: str) -> None:
+    """One line on stderr that does not tear the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare; 0 when every source was taken or its skipping is allowed, 130 after Ctrl-C. UserError otherwise."""
+    from ..data.files import alone
+    from ..data.manifest import scan
+
+    plan = make_plan(args)
+    out = Path(args.out)
+    listing = scan(Path(args.src), images=args.images, caption=args.caption, without=out)
+    if listing.ignored:
+        say("passed over by suffix: " + ", ".join(f"{n} {s or 'without'}" for s, n in listing.ignored.items()))
+    with alone(out):
+        if listing.prompts:
+            return prepare_prompts(out, listing.prompts, plan)
+        try:
+            return prepare_media(out, listing, plan, args)
+        except KeyboardInterrupt:
+            say(f"stopped; finished files stay in {out}; the same command goes on from here")
+            return 130
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Everything checked that can be before the first file is opened."""
+    import torch
+
+    from ..data.buckets import parse
+    from ..data.media import Limits, rate
+
+    frames, stride = args.frames, args.stride or args.frames
+    if frames < 1 or stride < 1:
+        raise UserError(f"--frames {frames}, --stride {stride}: both must be at least 1", "prepare")
+    if not 0 <= args.limit_bad <= 1:
+        raise UserError(f"--limit-bad {args.limit_bad} is not a share", "prepare", "0.05 is five files in a hundred")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    codec, buckets = open_codec(args.family, device), parse(args.buckets or args.size)
+    for bucket in buckets:
+        codec.shape(frames, bucket.height, bucket.width)
+    limits = Limits(args.max_seconds, args.max_pixels)
+    return Plan(codec, frames, rate(args.fps), stride, buckets, limits, args.dtype, device)
+
+
+def open_codec(family: str, device: str) -> Codec:
+    """The codec of a family by name, or of a model folder. UserError for neither."""
+    from ..families.tiny import TinyFamily, TinySize
+
+    if Path(family).is_dir():
+        codec: Any = TinyFamily.load(family).codec
+    elif family == "tiny":
+        codec = TinyFamily.build(TinySize(), ["a"]).codec
+    else:
+        raise UserError(f"no family or model folder {family!r}", "--family", "tiny, or a diffusers folder")
+    codec.vae.to(device)
+    return codec  # type: ignore[no-any-return]
+
+
+def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> int:
+    """Captions alone: nothing to encode, only the shape to generate is fixed."""
+    from ..data.prompts import save_prompts
+
+    size = plan.buckets[0]
+    save_prompts(out, prompts, plan.codec.shape(plan.frames, size.height, size.width))
+    say(f"{len(prompts)} prompts -> {out}")
+    return 0
+
+
+def prepare_media(out: Path, listing: Listing, plan: Plan, args: argparse.Namespace) -> int:
+    """Every item that is not done yet: decode, fit, encode, store."""
+    from tqdm import tqdm
+
+    from ..core.checkpoint import digest
+    from ..data.store import Store
+
+    store = Store(out, plan.settings())
+    (out / "skipped.jsonl").unlink(missing_ok=True)
+    tally = Tally(out / "skipped.jsonl", len(listing), 1.0 if args.allow_bad else args.limit_bad)
+    for key, reason in listing.refused:
+        tally.skip(key, reason)
+    place = {item.key: item.path for item in listing.items}
+    for line in store.begin(lambda key: digest(place[key]) if key in place else None):
+        say(line)
+    done, made = 0, 0
+    bar = tqdm(listing.items, desc="prepare", unit="file", disable=None)
+    for item in bar:
+        if store.has(item.key):
+            store.keep(item.key)
+            done += 1
+            continue
+        try:
+            made += add(store, item, plan)
+        except BadMedia as error:
+            tally.skip(item.key, f"{error.what}{f'; {error.hint}' if error.hint else ''}")
+        bar.set_postfix(clips=made, skipped=len(tally.bad))
+    clips = store.finish({item.key: item.caption for item in listing.items})
+    if not clips:
+        raise UserError(f"none of {len(listing)} files could be used", str(tally.path))
+    say(f"{clips} clips of {len(store.home)} files ({done} were done before) -> {out}; {len(tally.bad)} skipped")
+    return 0
+
+
+def add(store: Store, item: Item, plan: Plan) -> int:
+    """One source into the store; returns its number of clips. BadMedia leaves the store as it was."""
+    import torch
+
+    from ..core.checkpoint import digest
+
+    code = digest(item.path)
+    starts, latents = [], []
+    for start, z in encoded(item, plan):
+        starts.append(start)
+        latents.append(z.to("cpu", getattr(torch, plan.dtype)))
+    store.add(item.key, code, starts, torch.cat(latents))
+    return len(starts)
+
+
+def encoded(item: Item, plan: Plan) -> Iterator[tuple[float, Tensor]]:
+    """(start in seconds, latents [1, C, T, H, W]) of every clip of a source. BadMedia, possibly at its end."""
+    import torch
+
+    from ..data.media import cut, picture, pictures, to_float
+
+    length = 1 if item.still else plan.frames
+    shots = iter([picture(item.path, plan.limits)]) if item.still else pictures(item.path, plan.fps, plan.limits)
+    seen, made = 0, 0
+
+    def fitted() -> Iterator[Tensor]:
+        nonlocal seen
+        for frame in _fit(shots, plan):
+            seen += 1
+            yield frame
+
+    for first, frames in cut(fitted(), length, plan.stride):
+        z = plan.codec.encode(to_float(frames)[None].to(plan.device))
+        if not torch.isfinite(z).all():
+            raise BadMedia(f"the codec gave values that are not finite at {float(first / plan.fps):.2f} s", item.key)
+        made += 1
+        yield float(first / plan.fps), z
+    if not made:
+        raise BadMedia(
+            f"{seen} frames at {plan.fps} a second, need {length}", item.key, "lower --frames, raise --fps or drop it"
+        )
+
+
+def _fit(shots: Iterator[Picture], plan: Plan) -> Iterator[Tensor]:
+    """Pictures cropped and resized to the bucket the first one chooses."""
+    from ..data.buckets import choose, fit
+
+    bucket: Bucket | None = None
+    for shot in shots:
+        bucket = bucket or choose(plan.buckets, shot.shown)
+        yield fit(shot.pixels, shot.aspect, bucket)
