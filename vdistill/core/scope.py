@@ -113,3 +113,15 @@ class AdapterRole:
         for p, flag in flags:
             p.requires_grad_(flag)
         yield self.net
+
+
+def merged(net: Net, adapter: str) -> Net:
+    """A copy of the network with one adapter added into its weights and all adapters gone."""
+    plain = copy.deepcopy(net)
+    layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.enable_adapters(True)
+        layer.merge(adapter_names=[adapter])
+        parent, _, child = name.rpartition(".")
+        setattr(plain.get_submodule(parent), child, layer.get_base_layer())
+    return plain

@@ -5,6 +5,7 @@ Pipelines call set_timesteps(n) and step(); n is ignored, because a few-step stu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +19,18 @@ from ..core.schedule import Predicts, Schedule
 KINDS: dict[str, Predicts] = {"sample": "x0", "flow_prediction": "flow", "epsilon": "eps", "v_prediction": "v"}
 
 
+def source_of(noise: Tensor) -> Rng:
+    """A source of further draws that is a function of one sample's first noise."""
+    code = hashlib.blake2b(noise.detach().cpu().float().contiguous().numpy().tobytes(), digest_size=7).digest()
+    return Rng(int.from_bytes(code, "little"))
+
+
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Few-step sampling at fixed `times` (descending, in (0, 1]) on the rectified-flow path.
 
-    stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. The renoising draws
-    are named by `seed` and the step number, as in `vdistill sample`, because some pipelines pass no generator on.
+    stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. The draws of a sample
+    are a function of its first noise, because some pipelines pass no generator on: so the same first noise gives the
+    same result in any pipeline and any batch.
     """
 
     order = 1
@@ -34,7 +42,6 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         prediction_type: str = "sample",
         stochastic: bool = True,
         shift: float = 1.0,
-        seed: int = 0,
         num_train_timesteps: int = 1000,
     ) -> None:
         self.init_noise_sigma = 1.0
@@ -46,7 +53,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """The trained times, whatever number is asked for."""
         self.times = [*map(float, self.config.times), 0.0]
         self.num_inference_steps, self.place = len(self.times) - 1, 0
-        self.timesteps = 1000 * torch.tensor(self.times[:-1], dtype=torch.float32, device=device)
+        self.sources: list[Rng] = []
+        self.timesteps = (1000 * torch.tensor(self.times[:-1], dtype=torch.float64)).to(device, torch.float32)
         self.sigmas = torch.tensor(self.times, dtype=torch.float32, device=device)
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
@@ -62,13 +70,18 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> SchedulerOutput | tuple[Tensor]:
         """One step of the trained schedule."""
         path = Schedule("rf")
-        now, then = (torch.full((len(sample),), v, dtype=torch.float64) for v in self.times[self.place : self.place + 2])
+        now, then = (
+            torch.full((len(sample),), v, dtype=torch.float64, device=sample.device)
+            for v in self.times[self.place : self.place + 2]
+        )
         clean = path.x0(model_output, sample, now, KINDS[self.config.prediction_type])
+        if self.place == 0:
+            self.sources = [source_of(noise) for noise in sample]
         self.place += 1
         if self.place == self.num_inference_steps:
             moved = clean
         elif self.config.stochastic:
-            draw = Rng(self.config.seed).normal(f"z/{self.place}", sample.shape, like=sample)
+            draw = torch.stack([s.normal(f"z/{self.place}", sample.shape[1:], like=sample) for s in self.sources])
             moved = path.noise(clean, draw, then)
         else:
             moved = path.step(clean, sample, now, then)

@@ -20,23 +20,23 @@ class WanCodec:
         self.vae = vae.eval().requires_grad_(False)
         self.temporal, self.spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
 
-    def _mean_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        view = (1, -1, 1, 1, 1)
-        mean, std = (torch.tensor(v, device=like.device, dtype=like.dtype).view(view) for v in
-                     (self.vae.config.latents_mean, self.vae.config.latents_std))
-        return mean, std
+    def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, 1 / std) of latents, broadcastable; the reciprocal as pipelines take it, so that results agree bitwise."""
+        config, kind = self.vae.config, {"device": like.device, "dtype": like.dtype}
+        mean = torch.tensor(config.latents_mean, **kind).view(1, -1, 1, 1, 1)
+        return mean, 1.0 / torch.tensor(config.latents_std, **kind).view(1, -1, 1, 1, 1)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         z = self.vae.encode(pixels).latent_dist.mode()
-        mean, std = self._mean_std(z)
-        return (z - mean) / std
+        mean, inverse = self.scales(z)
+        return (z - mean) * inverse
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, clipped to [-1, 1]."""
-        mean, std = self._mean_std(latents)
-        return self.vae.decode(latents * std + mean, return_dict=False)[0].clamp(-1, 1)  # type: ignore[no-any-return]
+        mean, inverse = self.scales(latents)
+        return self.vae.decode(latents / inverse + mean, return_dict=False)[0].clamp(-1, 1)  # type: ignore[no-any-return]
 
     def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         if (frames - 1) % self.temporal or height % self.spatial or width % self.spatial:
@@ -60,8 +60,8 @@ class _PixelStream:
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
-        mean, std = self.codec._mean_std(latents)
-        pixels = self.codec.vae.decode_chunk(latents * std + mean, first=self.first)
+        mean, inverse = self.codec.scales(latents)
+        pixels = self.codec.vae.decode_chunk(latents / inverse + mean, first=self.first)
         self.first = False
         return pixels.clamp(-1, 1)  # type: ignore[no-any-return]
 
@@ -77,8 +77,8 @@ class _WanStream:
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
         vae, out = self.codec.vae, []
-        mean, std = self.codec._mean_std(latents)
-        z = vae.post_quant_conv(latents * std + mean)
+        mean, inverse = self.codec.scales(latents)
+        z = vae.post_quant_conv(latents / inverse + mean)
         for i in range(z.shape[2]):
             frame = vae.decoder(z[:, :, i : i + 1], feat_cache=self.memory, feat_idx=[0], first_chunk=self.first)
             out.append(frame)

@@ -1,0 +1,92 @@
+"""Clips from captions by any model: a few-step student at its own times, a teacher by its solver and guidance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.attention import Attend, full
+from ..core.cond import Cond
+from ..core.denoiser import Denoiser
+from ..core.guidance import Guided, cfg
+from ..core.schedule import Schedule
+from ..core.solvers import Solver, solve
+from ..families.few_step import FewStepScheduler
+from ..families.tiny import TinyFamily
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to sample. steps, guidance, solver: of a teacher (a student's times are its own); seed: of the first noise,
+    clip i of a call gets seed + i; scale: what a student that takes the guidance scale as an input is told."""
+
+    steps: int = 50
+    guidance: float = 1.0
+    solver: Solver = "ddim"
+    seed: int = 0
+    scale: float | None = None
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """pixels [B, 3, T, H, W] in [-1, 1]; passes: of the network for one clip; seconds: for one clip, decoding included."""
+
+    pixels: Tensor
+    passes: int
+    seconds: float
+
+
+class Counted:
+    """A denoiser that counts the clips that went through it."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.clips = inner, 0
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.inner.schedule
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        self.clips += len(x)
+        return self.inner.x0(x, t, cond, attend=attend)
+
+
+def first_noise(shape: Sequence[int], seed: int, count: int) -> Tensor:
+    """[count, *shape]; sample i is what torch.Generator().manual_seed(seed + i) draws, as stock pipelines do."""
+    draws = [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+    return torch.cat(draws)
+
+
+@torch.no_grad()
+def generate(
+    family: TinyFamily, captions: Sequence[str], plan: Plan, frames: int, size: tuple[int, int],
+    net: Denoiser | None = None, times: Sequence[float] | None = None,
+) -> Sampled:
+    """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own."""
+    times = times if times is not None else family.times
+    counted = Counted(net or family.net)
+    shape = family.codec.shape(frames, *size)
+    begun, clips = time.perf_counter(), []
+    for start in range(0, len(captions), plan.batch):
+        part = captions[start : start + plan.batch]
+        noise, cond = first_noise(shape, plan.seed + start, len(part)), family.text(part)
+        if plan.scale is not None:
+            cond = cond.with_field("guidance", torch.full((len(part),), plan.scale))
+        clips.append(family.codec.decode(_latents(counted, noise, cond, plan, times)))
+    return Sampled(torch.cat(clips), counted.clips // len(captions), (time.perf_counter() - begun) / len(captions))
+
+
+def _latents(net: Denoiser, noise: Tensor, cond: Cond, plan: Plan, times: Sequence[float] | None) -> Tensor:
+    if times is None:
+        guided = Guided(net, cfg(plan.guidance)) if plan.guidance != 1 else net
+        return solve(guided, noise, net.schedule.grid(plan.steps), cond, plan.solver)
+    scheduler, x = FewStepScheduler(list(times), "sample"), noise
+    for time_now, t in zip(times, scheduler.timesteps, strict=True):
+        now = torch.full((len(x),), time_now, dtype=torch.float64)
+        x = scheduler.step(net.x0(x, now, cond), t, x, return_dict=False)[0]
+    return x
