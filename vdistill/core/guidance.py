@@ -1,6 +1,6 @@
-"""Guidance as data: a table of (dropped conditions, weight) whose weights sum to 1. A scale of 1 means none, everywhere.
+"""Guidance as data: a table of (dropped conditions, weight) whose weights sum to 1.
 
-Weights that sum to 1 commute with every x0 / eps / v / flow conversion, so all of it happens on x0. Scales are s in
+A scale of 1 means none, everywhere. Weights that sum to 1 commute with every x0 / eps / v / flow conversion, so all of it happens on x0. Scales are s in
 x_u + s (x_c - x_u); papers that write w mean s = 1 + w (LCM, PCM, CausVid).
 """
 
@@ -115,14 +115,14 @@ class Guidance:
         if self.interval == (0.0, 1.0) and all(row.weight[0] == row.weight[1] for row in self.branches):
             used = [row.weight[0] != 0 for row in self.branches]  # known without asking the device
         else:
-            used = weights.flatten(1).ne(0).any(1).tolist()
+            used = weights.reshape(len(weights), -1).ne(0).any(1).tolist()
         others = any(used[1:])
         used[0] = used[0] or (others and (self.project is not None or self.rescale > 0))
         return [k for k, is_used in enumerate(used) if is_used]
 
     def passes(self, t: Tensor | float = 0.5) -> int:
         """Network passes a call at t costs."""
-        return len(self.needed(self.weights(torch.as_tensor(t))))
+        return len(self.needed(self.weights(torch.as_tensor(t, dtype=torch.float64))))
 
     def x0(
         self,
@@ -164,7 +164,7 @@ class Guidance:
 def forwards(
     denoiser: Denoiser, x: Tensor, t: Tensor, conds: Sequence[Cond], attend: Attend = full, max_batch: int | None = None
 ) -> list[Tensor]:
-    """x0 of the same x, t under several conditions, in as few forwards of at most `max_batch` samples as there can be."""
+    """x0 of the same x, t under several conditions, in as few forwards of `max_batch` samples as there can be."""
     if max_batch is not None and max_batch < 1:
         raise UserError(f"max_batch must be at least 1, found {max_batch}", WHERE)
     count, total = len(conds), len(conds) * len(x)
@@ -222,7 +222,10 @@ def star(**scales: Scale) -> Guidance:
 
 
 def compose(**scales: Scale) -> Guidance:
-    """Each condition alone against none: p() + sum_k s_k [p(k) - p()] (Liu et al. 2022). Scales of 1 are NOT none here."""
+    """Each condition alone against none: p() + sum_k s_k [p(k) - p()] (Liu et al. 2022).
+
+    The one form in which scales of 1 do not mean none; use `star` where that matters.
+    """
     terms: list[tuple[Collection[str], float, Scale]] = [(list(scales), 1, 1.0)]
     for name, scale in scales.items():
         terms += [([other for other in scales if other != name], 1, scale), (list(scales), -1, scale)]

@@ -36,19 +36,20 @@ class Rng:
 
     def normal(self, name: str, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
         """Standard normal draw of ``shape``, in the device and dtype of ``like`` (CPU float32 without it)."""
-        draw = torch.randn(tuple(shape), generator=self.generator(name))
+        draw = torch.randn(tuple(shape), generator=self.generator(name), device="cpu")
         return draw if like is None else draw.to(device=like.device, dtype=like.dtype)
 
     def uniform(
         self, name: str, shape: Sequence[int], low: float = 0.0, high: float = 1.0, like: Tensor | None = None
     ) -> Tensor:
-        """Uniform float64 draw in [low, high); float64 because it mostly makes times. Moved to the device of ``like``."""
-        draw = low + (high - low) * torch.rand(tuple(shape), generator=self.generator(name), dtype=torch.float64)
+        """Uniform float64 draw in [low, high); float64 because it mostly makes times. On the device of ``like``."""
+        unit = torch.rand(tuple(shape), generator=self.generator(name), dtype=torch.float64, device="cpu")
+        draw = low + (high - low) * unit
         return draw if like is None else draw.to(device=like.device)
 
     def integers(self, name: str, shape: Sequence[int], below: int, like: Tensor | None = None) -> Tensor:
         """Uniform integers in [0, below), int64."""
-        draw = torch.randint(below, tuple(shape), generator=self.generator(name))
+        draw = torch.randint(below, tuple(shape), generator=self.generator(name), device="cpu")
         return draw if like is None else draw.to(device=like.device)
 
     def integer(self, name: str, below: int) -> int:

@@ -7,7 +7,7 @@ of the move to times[i] is the draw "z/i", so whoever has the rng can repeat it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -45,7 +45,7 @@ def at(x: Tensor, t: float) -> Tensor:
 
 
 def start(schedule: Schedule, noise: Tensor, t: float) -> Tensor:
-    """Noise at the size of x_t for unit-variance data: noise itself but for edm, where it is about sigma times as large."""
+    """Noise at the size of x_t for unit-variance data: itself where the path ends in noise, times about sigma on edm."""
     return (spread(torch.hypot(*schedule.alpha_sigma(at(noise, t))), noise) * noise).to(noise.dtype)
 
 
@@ -201,7 +201,9 @@ class Handover:
                 f"found first={self.first}, substeps={self.substeps}",
                 "sampling.handover",
             )
-        x = start(self.teacher.schedule, noise, times[0])
+        if replace(self.teacher.schedule, shift=1.0) != replace(student.schedule, shift=1.0):
+            raise UserError("teacher and student must be on one path to hand over", "sampling.handover")
+        x = start(student.schedule, noise, times[0])
         if self.first:
             k = self.substeps
             grid = [a + (b - a) * i / k for a, b in pairwise(times[: self.first + 1]) for i in range(k)]

@@ -114,7 +114,10 @@ def _step(
 
 
 def _heun(denoiser: Denoiser, x: Tensor, here: Step, u: Tensor, cond: Cond) -> Tensor:
-    """Trapezoid in (z, tau), second order (Karras et al. 2022, algorithm 1); DDIM alone where the noise ends."""
+    """Trapezoid in (z, tau), second order; DDIM alone where the noise ends.
+
+    On edm in (x, sigma), which is Karras et al. 2022, algorithm 1.
+    """
     schedule, t = denoiser.schedule, here.t
     guess = schedule.step(here.x0, x, t, u)
     a, s = (spread(value, x) for value in schedule.alpha_sigma(t))
@@ -122,11 +125,13 @@ def _heun(denoiser: Denoiser, x: Tensor, here: Step, u: Tensor, cond: Cond) -> T
     noisy = r > 0
     if not noisy.any():
         return guess
-    slope = (x - a * here.x0) / s - here.x0
+    pull = 0.0 if schedule.kind == "edm" else 1.0  # z = x / (alpha + pull sigma), dz/dtau = eps - pull x0
+    slope = (x - a * here.x0) / s - pull * here.x0
     x0 = denoiser.x0(guess, u, cond)
-    after = (guess - b * x0) / torch.where(noisy, r, 1.0) - x0
-    z = x / (a + s) + (r / (b + r) - s / (a + s)) * (slope + after) / 2
-    return torch.where(noisy, ((b + r) * z).to(x.dtype), guess)
+    after = (guess - b * x0) / torch.where(noisy, r, 1.0) - pull * x0
+    before, end = a + pull * s, b + pull * r
+    z = x / before + (r / end - s / before) * (slope + after) / 2
+    return torch.where(noisy, (end * z).to(x.dtype), guess)
 
 
 def _extrapolated(schedule: Schedule, here: Step, last: Step, u: Tensor) -> Tensor:
