@@ -1,7 +1,7 @@
 """How a clip changes in time, from pixels or latents alone: x is [B, C, T, H, W], every answer is [B] in float32.
 
-Values in the units of x (pixels: half the range [-1, 1] is 1), time in frames. No absolute number is good or bad: smooth
-motion of sharp edges has some of each. Compare a model with its teacher or with true clips.
+Values in the units of x (pixels: half the range [-1, 1] is 1), time in frames. No absolute number is good or bad:
+smooth motion of sharp edges has some of each. Compare a model with its teacher or with true clips.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def flicker(x: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor) -> Tensor:
-    """Second over first difference energy, in [0, ~4], no unit: how much of the change goes back and forth. Needs 3 frames.
+    """Energy of second over energy of first differences, in [0, ~4], no unit: how much change goes back and forth.
 
-    0 for linear change, 2 - 2 cos w for an oscillation of w radians per frame, 3 for independent noise, 4 for values that
-    alternate; 0 for a still image.
+    0 for linear change, 2 - 2 cos w for an oscillation of w radians per frame, 3 for independent noise, 4 for values
+    that alternate; 0 for a still image. Needs 3 frames.
     """
     change = _step(x, 1).square().flatten(1).mean(1)
     bend = _step(x, 2).square().flatten(1).mean(1)

@@ -29,21 +29,26 @@ SAMPLES = 8  # moments of the clip at which `features` looks
 @dataclass(frozen=True)
 class Verdict:
     """What one clip of `frames` frames shows: things (an unrecognised attribute is None), largest first, and the `Fit`
-    each was read from; flickering: colours seen in more than a tenth but less than nine tenths of the frames."""
+    each was read from; flickering: colours seen in more than a tenth but less than nine tenths of the frames;
+    scattered: colours that fill pixels here and there like noise. Neither of these is counted as a thing."""
 
     things: tuple[Thing, ...]
     fits: tuple[Fit, ...]
     flickering: tuple[str, ...]
+    scattered: tuple[str, ...]
     frames: int
+    size: tuple[int, int]  # height, width in pixels
 
 
 def judge(pixels: Tensor) -> list[Verdict]:
     """One verdict for each clip of pixels [B, 3, T, H, W] in [-1, 1]. Raises UserError for anything else."""
-    unit = min(pixels.shape[-2:]) / 32 if pixels.ndim else 1.0
+    traces = trace(pixels)
+    size = (pixels.shape[-2], pixels.shape[-1])
+    unit = min(size) / 32
     verdicts = []
-    for found in trace(pixels):
+    for found in traces:
         things = tuple(Thing(f.colour, shape_of(f), motion_of(f, unit)) for f in found.fits)
-        verdicts.append(Verdict(things, found.fits, found.flickering, pixels.shape[2]))
+        verdicts.append(Verdict(things, found.fits, found.flickering, found.scattered, pixels.shape[2], size))
     return verdicts
 
 
@@ -101,7 +106,7 @@ def direction(path: Tensor) -> str | None:
 
 
 def rotation(angle: Tensor) -> str | None:
-    """"rotates" (clockwise, evenly) or "rests" for a thing that stays in place; None for anything else."""
+    """Whether a thing that stays in place "rotates" (clockwise, evenly) or "rests"; None for anything else."""
     still = float(torch.hypot(angle.cos().mean(), angle.sin().mean()))
     rate, steady = spin(angle)
     if steady >= CONSTANT and rate * SPAN >= TURN:
@@ -112,7 +117,7 @@ def rotation(angle: Tensor) -> str | None:
 def matches(verdict: Verdict, wanted: Sequence[Thing]) -> dict[str, bool]:
     """Whether the clip shows what was wanted: colour, shape, motion (of every thing), count, and all four together.
 
-    Open attributes always match, and so does the motion of a one-frame clip. Things are paired as favours the clip most.
+    Open attributes always match, and so does the motion of a one-frame clip. Things are paired in the clip's favour.
     """
     pairings = [_pair(verdict, wanted, order) for order in permutations(_slots(verdict, len(wanted)), len(wanted))]
     best = max(pairings, key=lambda right: sum(sum(row) for row in right))
@@ -161,27 +166,30 @@ def tally(verdicts: Sequence[Verdict], captions: Sequence[str]) -> dict[str, flo
 
 
 def features(pixels: Tensor) -> Tensor:
-    """Fixed, interpretable features [B, 49] of clips, for Frechet distances; each entry of order one.
+    """Fixed, interpretable features [B, 51] of clips, for Frechet distances; each entry of order one.
 
-    share of the six colours (one-hot for a single thing) | number of things / 2 | and of the largest thing: IoU with
-    each shape, centre (x, y) in [-1, 1], 4 radius / size, cos and sin of the angle, at 8 even moments of the clip minus
-    the two last radii. Nothing seen gives zeros.
+    Each colour's share of the coloured area, 6 (one-hot for a single thing); number of things / 2; and of the largest
+    thing: IoU with each shape, 4; then at 8 even moments of the clip its centre (x, y) in [-1, 1], 4 radius / size,
+    cos and sin of its angle. Nothing seen gives zeros.
     """
-    return torch.stack([describe(v, pixels.shape[-1], pixels.shape[-2]) for v in judge(pixels)])
+    return describe(judge(pixels))
 
 
-def describe(verdict: Verdict, width: int, height: int) -> Tensor:
-    """The `features` row of one verdict."""
-    colours = torch.zeros(len(COLOURS))
+def describe(verdicts: Sequence[Verdict]) -> Tensor:
+    """`features` [B, 51] of clips already judged."""
+    return torch.stack([_row(verdict) for verdict in verdicts])
+
+
+def _row(verdict: Verdict) -> Tensor:
     if not verdict.fits:
         return torch.zeros(len(COLOURS) + 1 + len(SHAPES) + 5 * SAMPLES)
+    colours = torch.zeros(len(COLOURS))
     for fit in verdict.fits:
-        colours[list(COLOURS).index(fit.colour)] = fit.radius.square().mean()
+        colours[list(COLOURS).index(fit.colour)] = float(fit.radius.square().mean())
     main = verdict.fits[0]
     moment = torch.linspace(0, verdict.frames - 1, SAMPLES).round().long()
-    size = torch.tensor([width, height], dtype=torch.float32)
-    centre = 2 * main.centre.cpu()[moment] / size - 1
-    radius, angle = 4 * main.radius.cpu()[moment] / min(width, height), main.angle.cpu()[moment]
+    centre = 2 * main.centre.cpu()[moment] / torch.tensor(verdict.size[::-1], dtype=torch.float32) - 1
+    radius, angle = 4 * main.radius.cpu()[moment] / min(verdict.size), main.angle.cpu()[moment]
     count = torch.tensor([len(verdict.fits) / 2])
     track = [centre.flatten(), radius, angle.cos(), angle.sin()]
     return torch.cat([colours / colours.sum(), count, main.shapes.cpu(), *track])

@@ -21,6 +21,7 @@ STRANGE = 0.55  # RGB distance from every background-to-colour segment beyond wh
 SMALLEST = 6.0  # pixels (at 32 px): the smallest thing of the world covers 13
 MINOR = 0.12  # share of the largest thing's area below which a colour is a stain, not a thing (true minimum 0.2)
 STEADY = 0.9  # share of frames in which a thing must be present
+COMPACT = 0.2  # mean IoU with the nearest shape below which a colour is scattered, not a thing (noise 0.05, halves 0.3)
 SEARCH = 10.5  # half width of the window a thing must fit in, pixels at 32 px (true maximum 8.3)
 CHUNK = 8  # clips measured at once; bounds memory
 
@@ -49,10 +50,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Trace:
-    """The steady things of one clip, largest first, and the colours that come and go."""
+    """The steady things of one clip, largest first; colours that come and go; and colours strewn about like noise."""
 
     fits: tuple[Fit, ...]
     flickering: tuple[str, ...]
+    scattered: tuple[str, ...]
 
 
 def ramp(alpha: Tensor) -> Tensor:
@@ -73,12 +75,15 @@ def moments() -> tuple[tuple[float, float], ...]:
 
 
 def unmix(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Coverage by each colour and RGB distance from the background-to-colour segment, both [B, 6, T, H, W]."""
+    """Coverage by each colour and RGB distance from the background-to-colour segment, both [B, 6, T, H, W].
+
+    Elementwise on purpose: a clip's numbers do not depend on the batch it came in.
+    """
     ground = pixels.new_tensor(BACKGROUND)
     ray = pixels.new_tensor(list(COLOURS.values())) - ground  # [6, 3]
     offset = pixels - ground[:, None, None, None]
     square = (ray**2).sum(1)[:, None, None, None]
-    dot = torch.einsum("bcthw,kc->bkthw", offset, ray)
+    dot = sum((offset[:, c, None] * ray[:, c, None, None, None] for c in range(3)), start=offset.new_zeros(()))
     alpha = (dot / square).clamp(0, 1)
     gap = (offset**2).sum(1, keepdim=True) - 2 * alpha * dot + alpha**2 * square
     return alpha, gap.clamp(min=0).sqrt()
@@ -146,7 +151,7 @@ def place(window: Window, shape: str, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def likeness(window: Window, shape: str, angle: Tensor) -> Tensor:
-    """Soft IoU (sum of minima / sum of maxima) of the thing with `shape` at each angle [T, A], both of the same area."""
+    """Soft IoU (sum of minima / sum of maxima) of the thing with `shape` at each angle [T, A], areas being equal."""
     centre, radius = place(window, shape, angle)
     drawn = ramp(coverage(shape, centre, angle, radius, window.mask.shape[-1]))
     common = torch.minimum(drawn, window.mask[:, None]).sum((-1, -2))
@@ -189,12 +194,13 @@ def _trace(pixels: Tensor) -> list[Trace]:
     share = there.float().mean(-1)
     steady = share >= STEADY
     mask = ramp(own(alpha, gap, steady))
-    found = []
+    names, found = list(COLOURS), []
     for b in range(len(pixels)):
-        order = sorted(steady[b].nonzero()[:, 0].tolist(), key=lambda k: -float(mask[b, k].sum()))
-        fits = tuple(fit(list(COLOURS)[k], mask[b, k], there[b, k]) for k in order)
+        fits = [fit(names[k], mask[b, k], there[b, k]) for k in steady[b].nonzero()[:, 0].tolist()]
+        things = sorted((f for f in fits if float(f.shapes.max()) >= COMPACT), key=lambda f: -float(f.radius.mean()))
         loose = (~steady[b] & (share[b] > 1 - STEADY)).nonzero()[:, 0].tolist()
-        found.append(Trace(fits, tuple(list(COLOURS)[k] for k in loose)))
+        strewn = tuple(f.colour for f in fits if float(f.shapes.max()) < COMPACT)
+        found.append(Trace(tuple(things), tuple(names[k] for k in loose), strewn))
     return found
 
 
