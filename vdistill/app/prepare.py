@@ -146,16 +146,19 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def open_codec(family: str, device: str) -> Codec:
     """The codec of a family by name, or of a model folder. UserError for neither."""
+    from ..families.pixel import pixel_vae
     from ..families.tiny import TinyFamily, TinySize
+    from ..families.wan_codec import WanCodec
 
     if Path(family).is_dir():
-        codec: Any = TinyFamily.load(family).codec
+        codec = TinyFamily.load(family).codec
     elif family == "tiny":
-        codec = TinyFamily.build(TinySize(), ["a"]).codec
+        size = TinySize()
+        codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
     else:
         raise UserError(f"no family or model folder {family!r}", "--family", "tiny, or a diffusers folder")
     codec.vae.to(device)
-    return codec  # type: ignore[no-any-return]
+    return codec
 
 
 def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> int:
@@ -175,6 +178,7 @@ def prepare_media(out: Path, listing: Listing, plan: Plan, args: argparse.Namesp
     from ..core.checkpoint import digest
     from ..data.store import Store
 
+    out.mkdir(parents=True, exist_ok=True)
     store = Store(out, plan.settings())
     (out / "skipped.jsonl").unlink(missing_ok=True)
     tally = Tally(out / "skipped.jsonl", len(listing), 1.0 if args.allow_bad else args.limit_bad)

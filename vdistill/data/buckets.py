@@ -25,7 +25,7 @@ class Bucket:
 
 
 def parse(text: str) -> tuple[Bucket, ...]:
-    """"832x480,480x832" -> buckets, width first. UserError for anything else."""
+    """ "832x480,480x832" -> buckets, width first. UserError for anything else."""
     found = []
     for part in text.split(","):
         sides = part.strip().lower().split("x")

@@ -122,7 +122,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
         columns = reader.fieldnames or ()
         if not any(k in columns for k in FILE_KEYS + TEXT_KEYS):
             raise UserError(
-                f"columns are {', '.join(columns) or 'none'}", f"{path}:1",
+                f"columns are {', '.join(columns) or 'none'}",
+                f"{path}:1",
                 f"expected one of {', '.join(FILE_KEYS)} and one of {', '.join(TEXT_KEYS)}",
             )
         for row in reader:
@@ -140,7 +141,8 @@ def _row(row: Mapping[str, object], where: str) -> Row:
         values.append(value)
     if values[0] is None and values[1] is None:
         raise UserError(
-            f"keys are {', '.join(map(str, row)) or 'none'}", where,
+            f"keys are {', '.join(map(str, row)) or 'none'}",
+            where,
             f"expected one of {', '.join(FILE_KEYS)} and one of {', '.join(TEXT_KEYS)}",
         )
     return Row(values[0] or "", values[1], where)
@@ -198,7 +200,8 @@ def _item(root: Path, row: Row, images: bool, caption: str | None) -> Item:
         raise BadMedia(f"suffix {suffix or 'none'} is neither a video's nor an image's", repr(row.name))
     if suffix in IMAGES and not images:
         raise BadMedia("is an image", repr(row.name), "--images takes images as clips of one frame")
-    text = clean(row.caption if row.caption is not None else _sidecar(root, row.name) or caption or "")
+    said = row.caption if row.caption is not None else _sidecar(root, row.name)
+    text = clean(said or "") or clean(caption or "")
     if not text:
         raise BadMedia("has no caption", repr(row.name), "write it beside the file as .txt, or give --caption")
     if "\0" in text or len(text) > LONGEST:

@@ -150,9 +150,10 @@ def _decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
     """(seconds since the first frame, frame and pixel aspect), by the frames' own timestamps."""
     if path.stat().st_size == 0:
         raise BadMedia("is empty", path.name)
-    with open_regular(path) as handle, av.open(
-        handle, container_options={"format_whitelist": DEMUXERS}, metadata_errors="ignore"
-    ) as container:
+    with (
+        open_regular(path) as handle,
+        av.open(handle, "r", container_options={"format_whitelist": DEMUXERS}, metadata_errors="ignore") as container,
+    ):
         stream = _stream(container, path)
         _check(container, stream, limits, path)
         aspect = _pixel_aspect(stream, path)
@@ -240,7 +241,8 @@ def _picture(shot: Shot) -> Picture:
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d) of the display matrix, x' = a x + c y and y' = b x + d y; the identity without one."""
-    for side in frame.side_data:
+    sides: Iterable[Any] = frame.side_data
+    for side in sides:
         if side.type == DISPLAYMATRIX:
             m = np.frombuffer(bytes(side), np.int32)  # [a b u; c d v; x y w]
             return int(m[0]), int(m[1]), int(m[3]), int(m[4])
@@ -278,10 +280,9 @@ def write_video(path: Path | str, pixels: Tensor, fps: float | Fraction, *, scal
             context.colorspace, context.color_primaries, context.color_trc, context.color_range = ITU709, 1, 1, 1
             for image in images:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace=ITU709)
+                frame = frame.reformat(format="yuv420p", dst_colorspace=ITU709, interpolation="AREA")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-

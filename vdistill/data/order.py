@@ -50,14 +50,7 @@ class Order:
             epoch -= 1
         while self._begin(epoch + 1) <= step:
             epoch += 1
-        place = step - self._begin(epoch)
-        place = permutation(self.seed, "steps", epoch, self._begin(epoch + 1) - self._begin(epoch))[place]
-        for group, length in enumerate(self.groups):
-            begin, end = self._steps(length, epoch), self._steps(length, epoch + 1)
-            if place < end - begin:
-                return group, begin + place
-            place -= end - begin
-        raise AssertionError("a step outside its epoch")
+        return _slots(self, epoch)[step - self._begin(epoch)]
 
     def _steps(self, length: int, epoch: int) -> int:
         """Steps a group needs to begin before its epoch `epoch` is reached."""
@@ -65,6 +58,16 @@ class Order:
 
     def _begin(self, epoch: int) -> int:
         return sum(self._steps(n, epoch) for n in self.groups)
+
+
+@lru_cache(maxsize=4)
+def _slots(order: Order, epoch: int) -> tuple[tuple[int, int], ...]:
+    """(group, how many steps it had before) of every step of an epoch: groups at random, each in its own order."""
+    turns = [range(order._steps(n, epoch), order._steps(n, epoch + 1)) for n in order.groups]
+    whose = [group for group, steps in enumerate(turns) for _ in steps]
+    mixed = [whose[i] for i in permutation(order.seed, "steps", epoch, len(whose))]
+    rest = [iter(steps) for steps in turns]
+    return tuple((group, next(rest[group])) for group in mixed)
 
 
 def index(seed: int, step: int, micro: int, batch: int, length: int, micros: int = 1) -> list[int]:

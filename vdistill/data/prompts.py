@@ -48,9 +48,7 @@ class PromptData:
     shape: [C, T, H, W] of the latents; text: captions -> Cond.
     """
 
-    def __init__(
-        self, prompts: Sequence[str], shape: tuple[int, ...], text: Callable[[Sequence[str]], Cond]
-    ) -> None:
+    def __init__(self, prompts: Sequence[str], shape: tuple[int, ...], text: Callable[[Sequence[str]], Cond]) -> None:
         if not prompts:
             raise UserError("no prompts", "data", "name a file with one caption a line")
         self.prompts, self.shape, self.text = tuple(prompts), tuple(shape), text

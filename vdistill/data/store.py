@@ -165,9 +165,7 @@ class Store:
         return sum(map(len, self.marks.values()))
 
     def _index(self, *, complete: bool, shards: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "format": FORMAT, "kind": "latents", "complete": complete, "settings": self.settings, "shards": shards
-        }
+        return {"format": FORMAT, "kind": "latents", "complete": complete, "settings": self.settings, "shards": shards}
 
 
 def same(old: Any, new: Any) -> bool:
