@@ -118,11 +118,11 @@ def run_forked(out: Path, steps: int) -> int:
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment_loses_no_checkpoint_and_changes_no_result(tmp_path: Path) -> None:
-    steps, dice, best, kills = 40, random.Random(0), 0, 0
+    steps, dice, best, kills = 120, random.Random(0), 0, 0
     flow_engine(tmp_path / "a", steps=steps, every=1).run()
     while best < steps:
         pid = run_forked(tmp_path / "b", steps)
-        time.sleep(dice.uniform(0.05, 0.6))
+        time.sleep(dice.uniform(0.1, 0.9))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         kills += 1
@@ -133,4 +133,4 @@ def test_sigkill_at_any_moment_loses_no_checkpoint_and_changes_no_result(tmp_pat
         assert kills < 400
     one, two = (checkpoint.load(tmp_path / r / "checkpoints" / checkpoint.name(steps)) for r in "ab")
     assert all(same_tensors(dict(one.groups[g]), dict(two.groups[g])) for g in one.groups)
-    assert kills > 5
+    assert kills >= 5

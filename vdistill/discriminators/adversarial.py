@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..core.denoiser import Tapped
-from ..core.losses.gan import discriminator_loss, generator_loss
+from ..core.losses.gan import Kind, game, student_loss, watch_loss
 from ..core.rng import Rng
 from ..core.schedule import Schedule
 from ..core.step import Batch, Loss
@@ -29,19 +28,19 @@ class Adversarial:
     layers: Sequence[int]
     weight: float = 3e-3
     watch_weight: float = 1e-2
-    kind: Literal["ns", "minimax", "hinge", "lsgan", "relativistic"] = "ns"
+    kind: Kind = "ns"
     times: Times = Uniform(0.02, 0.98)
     name: str = "gan"
 
     def student(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
         fake = self._logits(x, batch, rng)
-        real = self._logits(batch.x, batch, rng) if self.kind == "relativistic" else None
-        loss = self.weight * batch.mean(generator_loss(fake, self.kind, real))
+        real = self._logits(batch.x, batch, rng) if game(self.kind).paired else None
+        loss = self.weight * batch.mean(student_loss(fake, real, self.kind))
         return Loss(loss, {"gan": loss.detach()})
 
     def watch(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
         fake, real = self._logits(x.detach(), batch, rng), self._logits(batch.x, batch, rng)
-        loss = self.watch_weight * batch.mean(discriminator_loss(real, fake, self.kind))
+        loss = self.watch_weight * batch.mean(watch_loss(real, fake, self.kind))
         told = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return Loss(loss, {"gan": loss.detach(), "told_apart": told.detach()})
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from ..core.denoiser import Net
+from ..core.losses.regression import Weighting, weighted_x0
 from ..core.rng import Rng
-from ..core.schedule import spread
 from ..core.step import Batch, Loss
+from ..core.times import LogitNormal, Shifted
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """time_mean, time_std: of the logit-normal t before the schedule's shift (Esser et al. 2024); floor: smallest t in
-    the weight 1 / t^2, which makes the x0 error a velocity error (Lipman et al. 2023); drop: caption dropout."""
+    """time_mean, time_std: of the logit-normal t before the schedule's shift (Esser et al. 2024); weighting: whose
+    squared error is minimised, "flow" the velocity's (Lipman et al. 2023); floor: of its weight; drop: caption dropout."""
 
     time_mean: float = 0.0
     time_std: float = 1.0
     floor: float = 0.05
     drop: float = 0.1
+    weighting: Weighting = "flow"
 
 
 class Flow:
@@ -30,6 +31,7 @@ class Flow:
 
     def __init__(self, cfg: FlowConfig, net: Net) -> None:
         self.cfg, self.net = cfg, net
+        self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
         self.learners: Mapping[str, nn.Module] = {"student": net}
 
     def turn(self, step: int) -> tuple[str, ...]:
@@ -37,11 +39,10 @@ class Flow:
 
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
         x, n, cfg = batch.x, len(batch), self.cfg
-        raw = torch.sigmoid(cfg.time_mean + cfg.time_std * rng.normal("t", (n,)).to(x.device, torch.float64))
-        t = self.net.schedule.warp(raw)
+        t = self.times(rng, n, x)
         cond = batch.cond
         if "text" in cond.null:
             cond = cond.drop_where("text", rng.uniform("drop", (n,), like=x) < cfg.drop)
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
-        error = (self.net.x0(xt, t, cond) - x) / spread(t.clamp_min(cfg.floor), x).to(x.dtype)
-        return Loss(batch.mean(error.square().flatten(1).mean(1)))
+        guess = self.net.x0(xt, t, cond)
+        return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))

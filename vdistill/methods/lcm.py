@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
 from ..core.guidance import guided_x0
-from ..core.losses.consistency import boundary
+from ..core.losses.consistency import Boundary, target
 from ..core.losses.regression import pseudo_huber
 from ..core.rng import Rng
-from ..core.schedule import Schedule, spread
 from ..core.step import Batch, Loss
 
 
@@ -42,7 +40,8 @@ class Lcm:
         self, cfg: LcmConfig, teacher: Denoiser, student: Denoiser, module: nn.Module, target: Denoiser | None = None
     ) -> None:
         self.cfg, self.teacher, self.student, self.target = cfg, teacher, student, target or student
-        self.grid = student.schedule.grid(cfg.steps)
+        self.grid, self.boundary = student.schedule.grid(cfg.steps), Boundary()
+        self.metric = pseudo_huber(cfg.huber)
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
@@ -58,12 +57,6 @@ class Lcm:
         cond = batch.cond.with_field("guidance", scale) if cfg.embed else batch.cond
         with no_grad():
             xu = path.step(guided_x0(self.teacher, xt, t, batch.cond, scale, cfg.name), xt, t, u)
-            target = consistency(self.target, path, xu, u, cond)
-        guess = consistency(self.student, path, xt, t, cond)
-        return Loss(batch.mean(pseudo_huber(guess, target, cfg.huber)))
-
-
-def consistency(net: Denoiser, path: Schedule, x: torch.Tensor, t: torch.Tensor, cond: object) -> torch.Tensor:
-    """f(x, t) of the given network."""
-    skip, out = (spread(c, x) for c in boundary(t))
-    return (skip * x + out * net.x0(x, t, cond)).to(x.dtype)  # type: ignore[arg-type]
+        goal = target(self.target, self.boundary, xu, u, cond)
+        guess = self.boundary(self.student.x0(xt, t, cond), xt, t)
+        return Loss(batch.mean(self.metric(guess, goal)))
