@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from gaussian import NONE, RF, SCHEDULES, TIMES, Exact, M, S, close, every_schedule, noise
 
-from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.core.sampling import (
@@ -16,49 +16,10 @@ from vdistill.core.sampling import (
     Segments,
     continued,
     renoised,
-    rollout,
     start,
 )
 from vdistill.core.schedule import Schedule, spread
 from vdistill.core.solvers import advance, solve
-
-SCHEDULES = {
-    "rf": Schedule("rf"),
-    "vp_zero_snr": Schedule("vp", zero_snr=True),
-    "trig": Schedule("trig"),
-    "edm": Schedule("edm"),
-}
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
-RF, NONE, TIMES = SCHEDULES["rf"], Cond(), (1.0, 0.75, 0.5, 0.25)
-M, S = 0.7, 0.5
-
-
-class Exact:
-    """The consistency map (a perfect student) or, with `posterior`, the posterior mean (a perfect teacher)."""
-
-    def __init__(self, schedule=RF, posterior=False, m=M):
-        self.schedule, self.posterior, self.m, self.calls = schedule, posterior, m, []
-
-    def x0(self, x, t, cond, *, attend=None):
-        self.calls.append((x, t))
-        alpha, sigma = (spread(v, x) for v in self.schedule.alpha_sigma(t))
-        deviation = torch.sqrt(alpha**2 * S**2 + sigma**2)
-        slope = alpha * S**2 / deviation**2 if self.posterior else S / deviation
-        return (self.m + slope * (x - alpha * self.m)).to(x.dtype)
-
-
-class Learner(torch.nn.Module):
-    """A student with weights: nonlinear, so that a gradient through more than one pass would show."""
-
-    schedule = RF
-
-    def __init__(self):
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(0.6, dtype=torch.float64))
-
-    def x0(self, x, t, cond, *, attend=None):
-        return torch.tanh(self.w * x) * (1 - spread(t, x) / 2)
-
 
 SAMPLERS = {
     "one_step": OneStep(),
@@ -70,14 +31,6 @@ SAMPLERS = {
     "corrected": Corrected(Exact(posterior=True), weight=0.2, first=2),
 }
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
-
-
-def noise(n=6, seed=0):
-    return Rng(seed).normal("noise", (n, 2, 3)).double()
-
-
-def close(a, b, atol=1e-10):
-    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 # every sampler ----------------------------------------------------------------------------------------------------
@@ -194,6 +147,7 @@ def test_gamma_keeps_the_variance_of_one_point_of_data(schedule, gamma):
 def test_segments_make_the_edges_steps():
     segments = Segments((0.0, 0.3, 0.6, 1.0))
     assert segments.steps((1.0, 0.5)) == (1.0, 0.6, 0.5, 0.3)
+    assert segments.steps((0.5,)) == (0.5, 0.3)  # an edge above the start is behind us
     student = Exact()
     sample = segments(student, noise(), NONE, Rng(0), [1.0])
     assert [t[0].item() for _, t in student.calls] == [1.0, 0.6, 0.3]
@@ -269,65 +223,6 @@ def test_correction_acts_in_the_first_steps_only():
     teacher = Exact(posterior=True)
     Corrected(teacher, weight=0.5, first=2)(Exact(), noise(), NONE, Rng(0), TIMES)
     assert len(teacher.calls) == 2
-
-
-# rollout ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("stochastic", "sampler"), [(True, Renoise()), (False, Deterministic())])
-def test_rollout_stops_in_the_middle_of_its_sampler(stochastic, sampler):
-    student = Exact()
-    sample = sampler(student, noise(), NONE, Rng(4), TIMES)
-    for k, (x, t) in enumerate(student.calls):
-        got = rollout(Exact(), noise(), NONE, TIMES, Rng(4), exit_step=k, stochastic=stochastic)
-        assert torch.equal(got[0], x) and torch.equal(got[1], t) and torch.equal(got[2], Exact().x0(x, t, NONE))
-        assert got[1].dtype == torch.float64 and got[1].shape == (6,)
-    assert torch.equal(got[2], sample)
-
-
-def test_renoised_rollout_states_have_the_marginal_of_their_time():
-    z = Rng(0).normal("noise", (40_000, 1, 1)).double()
-    for k, t in enumerate(TIMES):
-        x, _, _ = rollout(Exact(), z, NONE, TIMES, Rng(0), exit_step=k)
-        deviation = ((1 - t) ** 2 * S**2 + t**2) ** 0.5
-        if k:
-            assert abs(x.mean().item() - (1 - t) * M) < 0.015 and abs(x.std().item() - deviation) < 0.01
-
-
-@pytest.mark.parametrize("stochastic", [True, False])
-@pytest.mark.parametrize("exit_step", range(4))
-def test_only_the_last_pass_of_a_rollout_has_a_gradient(exit_step, stochastic):
-    student = Learner()
-    x, t, x0 = rollout(student, noise(), NONE, TIMES, Rng(0), exit_step=exit_step, stochastic=stochastic)
-    assert not x.requires_grad
-    (got,) = torch.autograd.grad(x0.sum(), student.w)
-    (wanted,) = torch.autograd.grad(student.x0(x.detach(), t, NONE).sum(), student.w)
-    assert torch.equal(got, wanted)
-
-
-def test_a_rollout_without_gradient_has_none():
-    student = Learner()
-    assert not rollout(student, noise(), NONE, TIMES, Rng(0), exit_step=2, grad_last=False)[2].requires_grad
-    with torch.no_grad():
-        assert not rollout(student, noise(), NONE, TIMES, Rng(0), exit_step=2)[2].requires_grad
-    assert torch.is_grad_enabled()
-
-
-def test_samplers_keep_the_whole_graph_for_those_who_want_it():
-    student = Learner()
-    sample = Deterministic()(student, noise(), NONE, Rng(0), TIMES)
-    (through_all,) = torch.autograd.grad(sample.sum(), student.w)
-    step, x = 1e-5, []
-    for w in (0.6 + step, 0.6 - step):
-        student.w.data.fill_(w)
-        x.append(Deterministic()(student, noise(), NONE, Rng(0), TIMES).sum().item())
-    assert through_all.item() == pytest.approx((x[0] - x[1]) / (2 * step), rel=1e-6)
-
-
-@pytest.mark.parametrize("exit_step", [-1, 4])
-def test_a_rollout_cannot_leave_outside_its_steps(exit_step):
-    with pytest.raises(UserError, match="^rollout: exit_step"):
-        rollout(Exact(), noise(), NONE, TIMES, Rng(0), exit_step=exit_step)
 
 
 def test_moves_with_the_truth_reach_the_path():

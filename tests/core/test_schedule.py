@@ -63,6 +63,16 @@ def test_v_says_x0_where_alpha_is_zero_and_eps_does_not():
     assert not schedule.x0(eps + 1, xt, one, "eps").isfinite().any()
 
 
+def test_zero_terminal_snr_leaves_the_first_step_alone():
+    """Lin et al. 2023, algorithm 1: the square roots of alpha_bar are shifted and scaled, the first one kept."""
+    first, all_times = torch.tensor(1 / 1000, dtype=torch.float64), torch.linspace(0.001, 1, 1000, dtype=torch.float64)
+    (fixed, _), (plain, _) = (SCHEDULES[name].alpha_sigma(first) for name in ("vp_zero_snr", "vp"))
+    assert float(fixed) == pytest.approx(float(plain), abs=1e-12)
+    fixed, plain = (SCHEDULES[name].alpha_sigma(all_times)[0] for name in ("vp_zero_snr", "vp"))
+    ratio = fixed[:-1] / (plain[:-1] - plain[-1])
+    torch.testing.assert_close(ratio, ratio[0].expand(999), rtol=1e-9, atol=0)
+
+
 def test_stable_diffusion_ends_at_its_known_noise_level():
     alpha, sigma = SCHEDULES["vp"].alpha_sigma(torch.ones(()))
     assert abs(float(sigma / alpha) - 14.6146) < 1e-3

@@ -27,6 +27,7 @@ LAWS = {
         Mixture((Uniform(0, 0.5), Uniform(0.5, 1)), (3.0, 1.0)),
         lambda t: torch.where(t < 0.5, 1.5 * t, 0.75 + (t - 0.5) / 2),
     ),
+    "u_shape_mild": (UShape(1.0), lambda t: (torch.sinh(2 * t - 1) / math.sinh(1) + 1) / 2),
     "u_shape": (UShape(4.0), lambda t: (torch.sinh(4 * (2 * t - 1)) / math.sinh(4) + 1) / 2),
 }
 

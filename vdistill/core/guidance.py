@@ -1,7 +1,7 @@
 """Guidance as data: a table of (dropped conditions, weight) whose weights sum to 1.
 
-A scale of 1 means none, everywhere. Weights that sum to 1 commute with every x0 / eps / v / flow conversion, so all of it happens on x0. Scales are s in
-x_u + s (x_c - x_u); papers that write w mean s = 1 + w (LCM, PCM, CausVid).
+A scale of 1 means none, everywhere. Weights that sum to 1 commute with every x0 / eps / v / flow conversion, so all of
+it happens on x0. Scales are s in x_u + s (x_c - x_u); papers that write w mean s = 1 + w (LCM, PCM, CausVid).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def at(x: Tensor, t: float) -> Tensor:
 
 
 def start(schedule: Schedule, noise: Tensor, t: float) -> Tensor:
-    """Noise at the size of x_t for unit-variance data: itself where the path ends in noise, times about sigma on edm."""
+    """Noise of the size x_t has for unit-variance data: the noise itself but for edm, where it is sigma times it."""
     return (spread(torch.hypot(*schedule.alpha_sigma(at(noise, t))), noise) * noise).to(noise.dtype)
 
 
