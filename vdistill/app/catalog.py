@@ -1,0 +1,79 @@
+"""The one table of names: what a config or the command line may call things -> where they live ("module:attribute").
+
+Nothing is imported until `find` is asked; a newcomer adds one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+FAMILIES = {
+    "tiny": "vdistill.families.tiny:TinyFamily",
+    "analytic": "vdistill.families.analytic:Exact",
+}
+TARGETS = {
+    "gaussian": "vdistill.families.analytic:gaussian",
+    "mixture": "vdistill.families.analytic_mixture:mixture",
+    "ar1": "vdistill.families.analytic:ar1",
+    "classes": "vdistill.families.analytic:Classes",
+}
+METHODS = {
+    "flow": "vdistill.methods.flow:Flow",
+    "guidance": "vdistill.methods.guidance:GuidanceDistillation",
+    "lcm": "vdistill.methods.lcm:Lcm",
+    "dmd2": "vdistill.methods.dmd2:Dmd2",
+}
+DATA = {
+    "shapes": "vdistill.worlds.source:ShapesSource",
+    "latents": "vdistill.data.latents:LatentData",
+    "prompts": "vdistill.data.prompts:PromptData",
+    "analytic": "vdistill.families.analytic:Exact",
+}
+SCOPES = {"full": "vdistill.core.scope:full_roles", "lora": "vdistill.core.scope:lora_roles"}
+GUIDANCES = {
+    "cfg": "vdistill.core.guidance:cfg",
+    "chain": "vdistill.core.guidance:chain",
+    "star": "vdistill.core.guidance:star",
+    "joint": "vdistill.core.guidance:joint",
+}
+SOLVERS = ("ddim", "euler", "heun", "dpmpp_2m", "ancestral")
+SCHEDULES = ("rf", "vp", "trig", "edm")
+
+COMMANDS = {
+    "demo": ("vdistill.app.demo", "distil the shipped teacher on this machine and write a report to look at"),
+    "prepare": ("vdistill.app.prepare", "turn your own videos, images or prompts into training data"),
+    "train": ("vdistill.app.train", "train a teacher or distil a student, as a config says"),
+    "check": ("vdistill.app.check", "say everything that is wrong with a config"),
+    "sample": ("vdistill.app.sample", "make clips from captions with any model"),
+    "eval": ("vdistill.app.evaluate", "measure a model on held-out captions"),
+    "export": ("vdistill.app.export", "write a trained student as a diffusers pipeline or a LoRA file"),
+    "doctor": ("vdistill.app.doctor", "show versions, devices, and what is missing for what"),
+}
+"""command -> (module with run(args) -> exit code, what it does)."""
+
+EXTRAS = {
+    "decord": ("media", "a second video decoder"),
+    "librosa": ("audio", "speech features"),
+    "soundfile": ("audio", "reading audio files"),
+    "fastapi": ("serve", "the streaming server"),
+    "uvicorn": ("serve", "the streaming server"),
+    "xformers": ("cuda", "memory-efficient attention on NVIDIA"),
+    "flash_attn": ("cuda", "flash attention on NVIDIA"),
+    "tensorboard": ("track", "report_to: [tensorboard]"),
+    "wandb": ("track", "report_to: [wandb]"),
+    "pytest": ("dev", "the tests"),
+}
+"""optional package -> (pip extra that brings it, what it is for)."""
+
+
+def find(table: Mapping[str, str], name: str) -> Any:
+    """The object a name of one of the tables stands for; KeyError for a name that is not in it."""
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def install_hint(package: str) -> str:
+    """How to get an optional package."""
+    return f"pip install 'vdistill[{EXTRAS[package][0]}]'" if package in EXTRAS else f"pip install {package}"

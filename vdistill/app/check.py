@@ -1,0 +1,75 @@
+"""`vdistill check`: everything wrong with a config at once; or every key there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from ..core.errors import UserError
+from .config import checked, missing_paths, tree_of
+from .config_faults import UNIONS
+from .schema import Config
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every config is right, 2 when one is not. Paths that are not there yet are said, not counted."""
+    if args.schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return 0
+    if args.keys:
+        print("\n".join(key_lines()))
+        return 0
+    configs = [c for c in args.configs if "=" not in c or Path(c).exists()]
+    overrides = [*args.set, *(c for c in args.configs if c not in configs)]
+    if not configs:
+        raise UserError("name one config or more, or say --keys or --schema", "check")
+    return max([check(Path(config), overrides) for config in configs])
+
+
+def check(path: Path, overrides: list[str]) -> int:
+    """Print the verdict on one config; 0 or 2."""
+    try:
+        tree = tree_of(path, overrides)
+        config = checked(tree, str(path))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for fault in missing_paths(config, tree):
+        print(f"note: {fault}", file=sys.stderr)
+    passes = f"{config.train.steps} steps x {config.train.batch * config.train.micro} samples"
+    print(f"{path}: ok ({config.method.name} on {config.family.name}, {config.data.name}, {config.scope.name}; {passes})")
+    return 0
+
+
+def key_lines() -> Iterator[str]:
+    """Every key of a config with its default, meaning and unit."""
+    for name, field in Config.model_fields.items():
+        if name in UNIONS:
+            for each, model in UNIONS[name].items():
+                yield f"\n{name}: (name: {each})    {model.__doc__}"
+                yield from _fields(model, f"{name}.")
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"\n{name}:    {field.annotation.__doc__}"
+            yield from _fields(field.annotation, f"{name}.")
+        else:
+            yield _line(name, field.default, field.description)
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"  {prefix}{name}:    {field.annotation.__doc__}"
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        elif name != "name" or prefix == "optim.":
+            yield _line(f"{prefix}{name}", field.default, field.description)
+
+
+def _line(key: str, default: object, text: str | None) -> str:
+    shown = "required" if default is PydanticUndefined else json.dumps(default)
+    return f"  {key:<34} {shown:<12} {text}"

@@ -1,0 +1,190 @@
+"""The `vdistill` command: what may be asked, and how every end of it looks. Imports nothing heavy itself."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from .. import __version__
+from ..core.errors import UserError
+from .catalog import COMMANDS, SOLVERS, install_hint
+
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+EXAMPLES = """\
+first steps:
+  vdistill demo --out runs/demo                                     a student in minutes; then open runs/demo/report.html
+  vdistill doctor                                                   what this machine has, and what is missing
+  vdistill train configs/video/shapes_dmd2.yaml --out runs/mine     run it again to go on where it stopped
+  vdistill sample runs/mine --prompt "a red square moves left" --out clips
+
+Exit codes: 0 done, 1 the machine failed (disk full, no memory), 2 something to mend in what was asked, 130 Ctrl-C.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        "vdistill",
+        description="Distil slow video diffusion teachers into fast few-step students.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vdistill {__version__}")
+    top.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        ARGUMENTS[name](commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + "."))
+    return top
+
+
+def _demo(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write (default: runs/demo)")
+    p.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    p.add_argument("--minutes", type=float, help="time to spend on distilling; the recipe's own without it")
+    p.add_argument("--json", action="store_true", help="print the summary as JSON on stdout at the end")
+
+
+def _prepare(p: argparse.ArgumentParser) -> None:
+    from .prepare import arguments
+
+    arguments(p)
+
+
+def _train(p: argparse.ArgumentParser) -> None:
+    p.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, see configs/")
+    p.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run; an unfinished one goes on")
+    _set(p)
+    p.add_argument("--fresh", action="store_true", help="begin at step 0 even if RUN holds checkpoints")
+
+
+def _check(p: argparse.ArgumentParser) -> None:
+    p.add_argument("configs", metavar="CONFIG", nargs="*", help="YAML files")
+    _set(p)
+    p.add_argument("--keys", action="store_true", help="list every key with its default, meaning and unit")
+    p.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+
+
+def _sample(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    ask = p.add_mutually_exclusive_group(required=True)
+    ask.add_argument("--prompt", metavar="TEXT", nargs="+", action="extend", help="one caption or more")
+    ask.add_argument("--prompts", metavar="FILE", type=Path, help="a text file, one caption a line")
+    _how(p)
+    p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="folder for the clips (default: clips)")
+    p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
+    p.add_argument("--solver", choices=SOLVERS, default="ddim", help="of a teacher (default: ddim)")
+
+
+def _eval(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--clips", metavar="N", type=int, default=128, help="held-out captions to try (default: 128)")
+    _how(p)
+    p.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there too")
+
+
+def _export(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    p.add_argument("--to", choices=("diffusers", "lora"), default="diffusers", help="what to write (default: diffusers)")
+    p.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+
+
+def _doctor(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _set(p: argparse.ArgumentParser) -> None:
+    text = "override a key, such as method.steps=2 (also without --set)"
+    p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=text)
+
+
+def _model(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", metavar="MODEL", help="folder of a run, a diffusers folder, or 'shapes', the shipped teacher")
+
+
+def _how(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--steps", metavar="N", type=int, help="of a teacher; a student's are its own")
+    p.add_argument("--guidance", metavar="S", type=float, help="guidance scale of a teacher; 1 means none")
+    p.add_argument("--seed", type=int, default=0, help="of the first noise (default: 0)")
+
+
+ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "demo": _demo,
+    "prepare": _prepare,
+    "train": _train,
+    "check": _check,
+    "sample": _sample,
+    "eval": _eval,
+    "export": _export,
+    "doctor": _doctor,
+}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line read; bare KEY=VALUE words of `train` become overrides. SystemExit(2) for what is not understood."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    bare = [word for word in rest if args.command == "train" and OVERRIDE.match(word)]
+    if len(bare) < len(rest):
+        top.error(f"not understood: {' '.join(w for w in rest if w not in bare)}; see vdistill {args.command} --help")
+    if bare:
+        args.set = [*args.set, *bare]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code; a user's mistake and a failing machine are one line on stderr each."""
+    args = parse(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = import_module(COMMANDS[args.command][0]).run(args)
+        sys.stdout.flush()
+        return int(code)
+    except BrokenPipeError:  # whoever read our output has left, as in `vdistill check --keys | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (KeyboardInterrupt, Exception) as error:
+        ending = describe(error)
+        if ending is None or args.traceback:
+            raise
+        code, lines = ending
+        print(lines, file=sys.stderr)
+        return code
+
+
+def describe(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, what to tell the user) of an error that is no bug; None for a bug, which deserves its traceback."""
+    if isinstance(error, UserError):
+        faults = getattr(error, "faults", None)  # a config's, which editors read as file:line: text
+        return 2, str(error) if faults else f"vdistill: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "vdistill: interrupted; what was written stays, and the same command goes on where it can"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vdistill"):
+        package = error.name.split(".")[0]
+        return 2, f"vdistill: this needs the package {package!r}: {install_hint(package)}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 1, f"vdistill: out of memory ({_first_line(error)}); lower train.batch or set train.guidance_batch"
+    if isinstance(error, OSError):
+        return 1, f"vdistill: {_os_error(error)}"
+    return None
+
+
+def _os_error(error: OSError) -> str:
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    text = f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = next((p for p in [Path(name or "."), *Path(name or ".").parents] if p.exists()), Path("."))
+        free = shutil.disk_usage(place).free
+        return f"{text}; {free / 2**20:.1f} MiB are free there; checkpoints written before stay whole"
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

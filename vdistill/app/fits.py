@@ -1,0 +1,106 @@
+"""Whether the parts of a config fit together: each rule one sentence, with the key to point at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .schema import Config
+
+
+def misfits(config: Config) -> Iterator[tuple[str, str]]:
+    """(dotted key, what is wrong with it) of everything that does not fit."""
+    yield from _family_and_data(config)
+    yield from _method_and_data(config)
+    yield from _clip_and_codec(config)
+    yield from _conditions(config)
+    yield from _critic(config)
+
+
+def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
+    family, data, method = config.family, config.data, config.method
+    if (family.name == "analytic") != (data.name == "analytic"):
+        other = "analytic" if family.name == "analytic" else "shapes, latents or prompts"
+        yield "data.name", f"{data.name} does not go with family {family.name}; {other} does"
+    if family.name == "tiny" and family.path is None:
+        if method.name != "flow":
+            yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or shapes, the shipped one"
+        elif config.scope.name == "lora":
+            yield "scope.name", "lora trains an adapter on a trained model; name one in family.path"
+    if family.name == "analytic" and config.scope.name == "lora":
+        yield "scope.name", "the analytic family has no layers for lora; use full"
+
+
+def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
+    data, method = config.data, config.method
+    if data.name != "prompts":
+        return
+    if method.name != "dmd2":
+        yield "data.name", f"{method.name} learns from clips; prompts alone are enough for dmd2 only"
+    elif method.inputs != "backward":
+        yield "method.inputs", f"{method.inputs} needs clips, prompts have none; use backward"
+    elif method.gan_weight:
+        yield "method.gan_weight", "a GAN needs real clips, prompts have none; use 0"
+
+
+def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
+    family, data = config.family, config.data
+    if family.name != "tiny":
+        return
+    if data.name == "shapes" or data.name == "prompts":
+        for key in ("frames", "size"):
+            ours, theirs = getattr(data, key), getattr(family, key)
+            if ours != theirs:
+                yield f"data.{key}", f"{ours} differs from family.{key} {theirs}; say one of them"
+    if family.path is not None:
+        return
+    frames, edge = (4, 8) if family.codec == "wan" else (family.patch_frames, family.patch_size)
+    if (family.frames - 1) % frames:
+        near = family.frames - (family.frames - 1) % frames
+        yield "family.frames", f"{family.frames} is not 1 more than a multiple of {frames}; {near} or {near + frames} is"
+    if family.size % edge:
+        yield "family.size", f"{family.size} is not a multiple of {edge}"
+
+
+def _conditions(config: Config) -> Iterator[tuple[str, str]]:
+    known, family = conditions(config), config.family
+    for key, names in _asked(config).items():
+        for name in [n for n in names if n not in known]:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            yield key, f"no condition {name!r} in family {family.name}; {has}"
+    method = config.method
+    if known or method.name == "flow":
+        return
+    if method.name == "guidance":
+        yield "method.name", f"target {family.target} has no condition to guide by; classes has"
+    elif method.name == "lcm" and (method.guidance_low, method.guidance_high) != (1.0, 1.0):
+        yield "method.guidance_low", f"target {family.target} has no condition to guide by; low and high must be 1"
+    elif method.name == "dmd2" and method.guidance.kind in ("cfg", "joint") and method.guidance.scale != 1:
+        yield "method.guidance.scale", f"target {family.target} has no condition to guide by; must be 1"
+
+
+def conditions(config: Config) -> tuple[str, ...]:
+    """The conditions that can be guided by; the first is what `condition` and `names` mean when left out."""
+    family = config.family
+    if family.name == "tiny":
+        return ("text",)
+    return ("label",) if family.target == "classes" else ()
+
+
+def _asked(config: Config) -> dict[str, tuple[str, ...]]:
+    method = config.method
+    if method.name == "dmd2":
+        spec = method.guidance
+        return {"method.guidance.scales": tuple(spec.scales or ()), "method.guidance.names": spec.names or ()}
+    if method.name == "flow":
+        return {}
+    return {"method.condition": (method.condition,) if method.condition else ()}
+
+
+def _critic(config: Config) -> Iterator[tuple[str, str]]:
+    optim, method = config.optim, config.method
+    if method.name == "dmd2" and None not in (optim.critic_lr, method.critic_lr):
+        yield "method.critic_lr", "is said in optim.critic_lr too; say it once"
+    if method.name != "dmd2" and optim.critic_lr is not None:
+        yield "optim.critic_lr", f"{method.name} has no critic; leave it out"

@@ -1,0 +1,142 @@
+"""The `method:` section of a config: how the student is taught. One class a method, told apart by `name`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .section import Counts, Few, Interval, Section, Share, Words, fault, note
+
+Weighting = Literal["flow", "v", "uniform", "snr"]
+
+
+class GuidanceSpec(Section):
+    """What the teacher says: which conditions it is guided by, and how strongly. A scale of 1 means none."""
+
+    kind: Literal["cfg", "chain", "star", "joint"] = note(
+        "cfg", "cfg: one condition; joint: several at once; chain: added in turn; star: each against going without it"
+    )
+    scale: float = note(2.0, "scale of cfg and joint; 1 means none", "times", ge=0, le=100)
+    names: Words | None = note(None, "conditions that cfg (one) and joint (some) go without; the family's when left out")
+    scales: dict[str, float] | None = note(None, "condition -> scale of chain (in the order given) and star", "times")
+    interval: Interval | None = note(None, "[low, high]: the times in which it acts; all when left out", "t, 1 = noise")
+    rescale: Share = note(0.0, "how far the standard deviation is brought back to the unguided one", "share")
+    apg: bool = note(False, "adaptive projected guidance: only the part that is not parallel to the estimate")
+
+    @model_validator(mode="after")
+    def _scales_where_they_belong(self) -> GuidanceSpec:
+        several = self.kind in ("chain", "star")
+        if several and not self.scales:
+            raise fault("scales", f"{self.kind} needs a scale for each condition, such as (text: 4.0)")
+        if not several and self.scales is not None:
+            raise fault("scales", f"belongs to chain and star; {self.kind} takes 'scale' and 'names'")
+        if several and self.names is not None:
+            raise fault("names", f"belongs to cfg and joint; {self.kind} takes 'scales'")
+        if self.names is not None and (not self.names or len(set(self.names)) != len(self.names)):
+            raise fault("names", f"must be different conditions, found {[*self.names]}")
+        if self.kind == "cfg" and self.names is not None and len(self.names) != 1:
+            raise fault("names", f"cfg goes without one condition, found {[*self.names]}; joint takes several")
+        return self
+
+
+class MethodFlow(Section):
+    """Flow / diffusion training from data: makes teachers."""
+
+    name: Literal["flow"] = note("flow", "this method")
+    time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
+    time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
+    floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
+    weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
+
+
+class MethodGuidance(Section):
+    """Guidance distillation: one pass that takes the guidance scale as an input."""
+
+    name: Literal["guidance"] = note("guidance", "this method")
+    scale_low: float = note(1.0, "smallest scale learned; 1 means none", "times", ge=0, le=100)
+    scale_high: float = note(4.0, "largest scale learned", "times", ge=0, le=100)
+    condition: str | None = note(None, "the condition it guides; the family's when left out")
+    floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _a_range(self) -> MethodGuidance:
+        if self.scale_low > self.scale_high:
+            raise fault("scale_low", f"{self.scale_low:g} is above scale_high {self.scale_high:g}")
+        return self
+
+
+class FewSteps(Section):
+    """What methods for few-step students share: how many passes, and at which times."""
+
+    steps: int = note(4, "passes the finished student takes; as many as 'times' has when that is given", ge=1, le=1000)
+    times: Few | None = note(None, "their times; the schedule's grid of 'steps' when left out", "t, 1 = noise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_follow_times(cls, data: Any) -> Any:
+        times = data.get("times") if isinstance(data, dict) else None
+        return {"steps": len(times), **data} if isinstance(times, list | tuple) and times else data
+
+    @model_validator(mode="after")
+    def _as_many_times_as_steps(self) -> Self:
+        if self.times is not None and len(self.times) != self.steps:
+            raise fault("times", f"{len(self.times)} times for {self.steps} steps; say one of them")
+        return self
+
+
+class MethodLcm(FewSteps):
+    """Latent consistency distillation: the student jumps from any time to the clean sample."""
+
+    name: Literal["lcm"] = note("lcm", "this method")
+    teacher_steps: int = note(50, "steps of the teacher's grid", "steps", ge=1, le=1000)
+    skip: int = note(1, "grid steps the teacher goes at once", "steps", ge=1)
+    guidance_low: float = note(2.0, "smallest guidance scale of the teacher; 1 means none", "times", ge=0, le=100)
+    guidance_high: float = note(2.0, "largest guidance scale of the teacher", "times", ge=0, le=100)
+    condition: str | None = note(None, "the condition it is guided by; the family's when left out")
+    huber_c: float = note(0.001, "c of the pseudo-Huber distance, where it turns from square to absolute", "latent", gt=0)
+    target_ema: float = note(0.0, "decay of the averaged network that makes the targets; 0: the student itself", ge=0, lt=1)
+    solver: Literal["ddim", "heun"] = note("ddim", "solver of the teacher's step")
+    embed_guidance: bool = note(False, "give the scale to the student as an input, so that it stays a dial")
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> MethodLcm:
+        if self.guidance_low > self.guidance_high:
+            raise fault("guidance_low", f"{self.guidance_low:g} is above guidance_high {self.guidance_high:g}")
+        if self.skip > self.teacher_steps:
+            raise fault("skip", f"{self.skip} steps at once on a grid of teacher_steps {self.teacher_steps}")
+        return self
+
+
+class MethodDmd2(FewSteps):
+    """Distribution matching (DMD2): follow teacher minus critic on the student's own samples, with a GAN if wished."""
+
+    name: Literal["dmd2"] = note("dmd2", "this method")
+    guidance: GuidanceSpec = note(GuidanceSpec(), "guidance of the teacher")
+    critic_per_student: int = note(5, "critic updates for each of the student's", "updates", ge=1)
+    t_min: Share = note(0.02, "smallest time at which teacher and critic are compared", "t, 1 = noise")
+    t_max: Share = note(0.98, "largest time at which teacher and critic are compared", "t, 1 = noise")
+    floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    inputs: Literal["backward", "data", "mix"] = note(
+        "backward", "what the student denoises: its own sampling, noised data, or one of them by chance"
+    )
+    data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+    gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)
+    gan_watch_weight: float = note(0.01, "weight of the GAN term in the critic's loss", ge=0)
+    gan_loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
+    gan_layers: Counts = note((), "blocks of the critic that feed the GAN; middle and last when left out", "block, from 0")
+    critic_lr: float | None = note(None, "learning rate of the critic; optim.critic_lr, else optim.lr, without it", gt=0)
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> MethodDmd2:
+        if self.t_min >= self.t_max:
+            raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
+        if self.gan_layers and not self.gan_weight:
+            raise fault("gan_layers", "has no effect while gan_weight is 0")
+        if "data_weight" in self.model_fields_set and self.data_weight != 0.5 and self.inputs != "mix":
+            raise fault("data_weight", f"has no effect with inputs: {self.inputs}; it belongs to inputs: mix")
+        return self
+
+
+Method = Annotated[MethodFlow | MethodGuidance | MethodLcm | MethodDmd2, Field(discriminator="name")]
