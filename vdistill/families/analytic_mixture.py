@@ -90,6 +90,7 @@ def follow(law: Exact, x: Tensor, t: Tensor, u: Tensor, cond: Cond = Cond(), ste
     y = x.to(torch.float64) / spread(torch.hypot(*path.alpha_sigma(t)), x)
 
     def speed(angle: Tensor, y: Tensor) -> Tensor:
+        angle = angle.clamp(0, math.pi / 2)  # the last step may round past the end
         time = path.time_at(angle.tan().log())
         alpha, sigma = (spread(v, y) for v in path.alpha_sigma(time))
         point = torch.hypot(alpha, sigma) * y
