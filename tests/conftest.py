@@ -1,4 +1,4 @@
-"""One thread, no network, no hub: the whole suite runs on a laptop that is offline (promise: nothing leaves the machine)."""
+"""One thread, no network, no hub: nothing a test does leaves the machine, and the suite runs on a laptop offline."""
 
 from __future__ import annotations
 
