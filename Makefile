@@ -50,7 +50,7 @@ check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@set -e; for config in $(CONFIGS); do $(BIN)/vdistill check $$config; done
+	$(BIN)/vdistill check $(CONFIGS)
 
 bench: install
 	@mkdir -p runs/bench

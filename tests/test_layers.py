@@ -18,7 +18,7 @@ LAYERS = GUESTS | {"core", "app", "serve"}
 
 CORE_PACKAGES = {"torch", "einops", "safetensors"}
 HOMES = {  # third-party package -> where in the package it may be imported
-    "accelerate": {"core/engine.py"},
+    "accelerate": {"core/engine.py", "app/train.py"},  # app: the trackers it asks for
     "peft": {"core/scope.py", "families/"},
     "diffusers": {"families/", "avatar/", "app/export.py"},
     "transformers": {"families/", "avatar/", "app/export.py"},

@@ -96,9 +96,8 @@ def test_every_option_the_readme_uses_is_known(name: str) -> None:
 
 
 def test_the_numbers_are_those_of_the_recorded_run() -> None:
-    told = subprocess.run(
-        [sys.executable, "tools/readme_numbers.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+    ask = [sys.executable, "tools/readme_numbers.py", "--check"]
+    told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr or "the README's numbers are not those of docs/demo_summary.json"
 
 

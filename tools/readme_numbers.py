@@ -1,7 +1,7 @@
 """Put the numbers of a demo run into the README, and keep the run's summary as their source.
 
-    python tools/readme_numbers.py runs/demo/summary.json     copy it to docs/demo_summary.json, rewrite the README's block
-    python tools/readme_numbers.py --check                    exit 1 when the block is not what docs/demo_summary.json says
+    python tools/readme_numbers.py runs/demo/summary.json     copy it to docs/demo_summary.json, rewrite the block
+    python tools/readme_numbers.py --check                    exit 1 when the block is not what that file says
 
 The block stands between the comments `<!-- numbers:begin -->` and `<!-- numbers:end -->`.
 """
@@ -53,8 +53,8 @@ def block(summary: Mapping[str, Any]) -> str:
         f"| **student**, {same}, no guidance | {s['student_passes']} | **{share(s['student_accuracy'])}** |",
         "",
         f"The student closes {share(closed)} of that gap, makes a clip {s['speedup']:.1f} times faster, and keeps "
-        f"{share(s['diversity_ratio'])} of the teacher's diversity. The whole demo took {s['wall_s'] / 60:.1f} minutes and "
-        f"{s['peak_rss_gib']:.1f} GiB" + (f" ({s['machine']})" if isinstance(s.get("machine"), str) else "") + ".",
+        f"{share(s['diversity_ratio'])} of the teacher's diversity. The whole demo took {s['wall_s'] / 60:.1f} minutes "
+        f"and {s['peak_rss_gib']:.1f} GiB" + (f" ({s['machine']})" if isinstance(s.get("machine"), str) else "") + ".",
     ]
     return "\n".join(lines) + "\n"
 
