@@ -148,15 +148,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code)
     except BrokenPipeError:  # whoever read our output has left, as in `vdistill check --keys | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 141
     except (KeyboardInterrupt, Exception) as error:
         ending = describe(error)
         if ending is None or args.traceback:
             raise
         code, lines = ending
+        _close_output()
         print(lines, file=sys.stderr)
         return code
+
+
+def _close_output() -> None:
+    """What is still in stdout goes out, or nowhere if it cannot: Python would complain of that again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:

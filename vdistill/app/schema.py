@@ -34,11 +34,12 @@ class FamilyTiny(Section):
     size: int = note(32, "height and width of a clip", "pixels", ge=1)
     shift: float = note(3.0, "time shift of the schedule; 1 is none", gt=0)
     predicts: Literal["x0", "flow"] = note("x0", "what the network says")
+    attention: str | None = note(None, "attention backend by diffusers' name: native, _native_math, flash, xformers, ...")
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> FamilyTiny:
         if self.path is not None:
-            fixed = set(FamilyTiny.model_fields) - {"name", "path", "frames", "size"}
+            fixed = set(FamilyTiny.model_fields) - {"name", "path", "frames", "size", "attention"}
             changed = [f for f in fixed if getattr(self, f) != FamilyTiny.model_fields[f].default]
             if changed:
                 raise fault(min(changed), f"is fixed by the folder {self.path!r}; leave it out")
@@ -129,7 +130,7 @@ class Train(Section):
     steps: int = note(REQUIRED, "optimizer steps", "steps", ge=1)
     batch: int = note(16, "samples in a micro-batch", "samples", ge=1)
     micro: int = note(1, "micro-batches per process and step", "micro-batches", ge=1)
-    precision: Literal["no", "bf16", "fp16"] = note("no", "arithmetic of the networks; no: float32")
+    precision: Literal["no", "bf16"] = note("no", "arithmetic of the networks; no: float32")
     threads: int | None = note(None, "CPU threads; PyTorch decides when left out", "threads", ge=1)
     checkpoint_every: int = note(100, "steps between checkpoints; 0: at the end only", "steps", ge=0)
     keep: int = note(2, "checkpoints kept", "checkpoints", ge=1)

@@ -96,7 +96,6 @@ class MethodLcm(FewSteps):
     guidance_high: float = note(2.0, "largest guidance scale of the teacher", "times", ge=0, le=100)
     condition: str | None = note(None, "the condition it is guided by; the family's when left out")
     huber_c: float = note(0.001, "c of the pseudo-Huber distance, where it turns from square to absolute", "latent", gt=0)
-    target_ema: float = note(0.0, "decay of the averaged network that makes the targets; 0: the student itself", ge=0, lt=1)
     solver: Literal["ddim", "heun"] = note("ddim", "solver of the teacher's step")
     embed_guidance: bool = note(False, "give the scale to the student as an input, so that it stays a dial")
 

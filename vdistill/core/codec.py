@@ -15,7 +15,7 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
-    def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+    def shape(self, length: int, height: int, width: int) -> tuple[int, int, int, int]:
         """[C, T', H', W'] of the latents of such a clip; raises UserError for sizes it cannot hold."""
 
     def stream(self) -> Callable[[Tensor], Tensor]:

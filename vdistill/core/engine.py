@@ -215,6 +215,18 @@ class Engine:
                 self.ema[name].load(dict(shot.groups[f"{name}.ema"]), shot.state["ema"][name])
         self.step, self.bad = shot.step, shot.state["bad"]
 
+    @contextmanager
+    def averaged(self, learner: str = "student") -> Iterator[None]:
+        """The learner with its averaged weights while inside, where they are averaged."""
+        ema, module = self.ema.get(learner), self.method.learners[learner]
+        if ema is not None:
+            ema.swap(module)
+        try:
+            yield
+        finally:
+            if ema is not None:
+                ema.swap(module)
+
     # -- the log ----------------------------------------------------------------------------------------------------
 
     def _log(self, values: Mapping[str, float]) -> None:
@@ -233,7 +245,7 @@ class Engine:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        def note(number: int, frame: Any) -> None:
+        def note(number: int, where: Any) -> None:
             self.stopped_by = signal.Signals(number).name
 
         try:

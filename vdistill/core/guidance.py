@@ -267,3 +267,22 @@ class Guided:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         return self.guidance.x0(self.denoiser, x, t, cond, attend=attend, max_batch=self.max_batch)
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """A denoiser under classifier-free guidance with its own scale [B] for every sample of the batch it is asked about."""
+
+    denoiser: Denoiser
+    scale: Tensor
+    name: str = "text"
+    max_batch: int | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        return guided_x0(
+            self.denoiser, x, t, cond, self.scale, self.name, attend=attend, max_batch=self.max_batch
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..core.denoiser import Net
+from ..core.denoiser import Denoiser
 from ..core.losses.regression import Weighting, weighted_x0
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
@@ -17,22 +17,24 @@ from ..core.times import LogitNormal, Shifted
 @dataclass(frozen=True)
 class FlowConfig:
     """time_mean, time_std: of the logit-normal t before the schedule's shift (Esser et al. 2024); weighting: whose
-    squared error is minimised, "flow" the velocity's (Lipman et al. 2023); floor: of its weight; drop: caption dropout."""
+    squared error is minimised, "flow" the velocity's (Lipman et al. 2023); floor: of its weight; drop: share of
+    samples trained without the condition `name`."""
 
     time_mean: float = 0.0
     time_std: float = 1.0
     floor: float = 0.05
     drop: float = 0.1
     weighting: Weighting = "flow"
+    name: str = "text"
 
 
 class Flow:
     """One learner, "student": the network being trained from data."""
 
-    def __init__(self, cfg: FlowConfig, net: Net) -> None:
+    def __init__(self, cfg: FlowConfig, net: Denoiser, module: nn.Module) -> None:
         self.cfg, self.net = cfg, net
         self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
-        self.learners: Mapping[str, nn.Module] = {"student": net}
+        self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
         return ("student",)
@@ -41,8 +43,8 @@ class Flow:
         x, n, cfg = batch.x, len(batch), self.cfg
         t = self.times(rng, n, x)
         cond = batch.cond
-        if "text" in cond.null:
-            cond = cond.drop_where("text", rng.uniform("drop", (n,), like=x) < cfg.drop)
+        if cfg.name in cond.null:
+            cond = cond.drop_where(cfg.name, rng.uniform("drop", (n,), like=x) < cfg.drop)
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         guess = self.net.x0(xt, t, cond)
         return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))

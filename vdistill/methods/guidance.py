@@ -20,12 +20,14 @@ from ..core.times import Times
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """low, high: range of the scale; name: the condition it guides; floor: smallest t in the weight 1 / t^2."""
+    """low, high: range of the scale; name: the condition it guides; floor: smallest t in the weight 1 / t^2;
+    max_batch: samples in one guided forward."""
 
     low: float = 1.0
     high: float = 4.0
     name: str = "text"
     floor: float = 0.05
+    max_batch: int | None = None
 
 
 class GuidanceDistillation:
@@ -46,6 +48,6 @@ class GuidanceDistillation:
         xt = self.student.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         scale = rng.uniform("scale", (n,), cfg.low, cfg.high, like=x)
         with no_grad():
-            target = guided_x0(self.teacher, xt, t, batch.cond, scale, cfg.name)
+            target = guided_x0(self.teacher, xt, t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
         guess = self.student.x0(xt, t, batch.cond.with_field("guidance", scale))
         return Loss(batch.mean(weighted_x0(guess, target, t, self.student.schedule, "flow", cfg.floor)))

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
-from ..core.guidance import guided_x0
+from ..core.guidance import PerSample
 from ..core.losses.consistency import Boundary, target
 from ..core.losses.regression import pseudo_huber
 from ..core.rng import Rng
+from ..core.solvers import Solver, advance
 from ..core.step import Batch, Loss
 
 
 @dataclass(frozen=True)
 class LcmConfig:
     """steps: of the teacher's grid; skip: grid steps the teacher goes at once; low, high: range of the guidance scale
-    s (1 = none); embed: give s to the student as Cond field "guidance"; huber: c of the pseudo-Huber distance."""
+    s (1 = none); embed: give s to the student as Cond field "guidance"; huber: c of the pseudo-Huber distance;
+    name: the condition guided by; solver: of the teacher's step; max_batch: samples in one guided forward."""
 
     steps: int = 50
     skip: int = 1
@@ -31,15 +33,15 @@ class LcmConfig:
     embed: bool = False
     huber: float = 1e-3
     name: str = "text"
+    solver: Solver = "ddim"
+    max_batch: int | None = None
 
 
 class Lcm:
-    """One learner, "student". `target` is the denoiser of the target side: the student itself or its average."""
+    """One learner, "student", which is its own target (no average: LCM with adapters)."""
 
-    def __init__(
-        self, cfg: LcmConfig, teacher: Denoiser, student: Denoiser, module: nn.Module, target: Denoiser | None = None
-    ) -> None:
-        self.cfg, self.teacher, self.student, self.target = cfg, teacher, student, target or student
+    def __init__(self, cfg: LcmConfig, teacher: Denoiser, student: Denoiser, module: nn.Module) -> None:
+        self.cfg, self.teacher, self.student = cfg, teacher, student
         self.grid, self.boundary = student.schedule.grid(cfg.steps), Boundary()
         self.metric = pseudo_huber(cfg.huber)
         self.learners: Mapping[str, nn.Module] = {"student": module}
@@ -56,7 +58,7 @@ class Lcm:
         scale = rng.uniform("scale", (n,), cfg.low, cfg.high, like=x)
         cond = batch.cond.with_field("guidance", scale) if cfg.embed else batch.cond
         with no_grad():
-            xu = path.step(guided_x0(self.teacher, xt, t, batch.cond, scale, cfg.name), xt, t, u)
-        goal = target(self.target, self.boundary, xu, u, cond)
+            xu = advance(PerSample(self.teacher, scale, cfg.name, cfg.max_batch), xt, t, u, batch.cond, cfg.solver)
+        goal = target(self.student, self.boundary, xu, u, cond)
         guess = self.boundary(self.student.x0(xt, t, cond), xt, t)
         return Loss(batch.mean(self.metric(guess, goal)))

@@ -1,0 +1,96 @@
+"""Training end to end from configs: every method resumes bit for bit, two ranks compute what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import same_tensors
+
+from vdistill.app import config as configs
+from vdistill.app.schema import Config
+from vdistill.app.train import train
+from vdistill.core import checkpoint
+from vdistill.core.errors import UserError
+
+BASE = {
+    "name": "toy",
+    "family": {"name": "tiny", "dim": 16, "heads": 2, "layers": 2, "ffn": 32, "text_dim": 16, "frames": 5, "size": 16},
+    "data": {"name": "shapes"},
+    "optim": {"lr": 1e-3, "ema": 0.9, "warmup": 2},
+    "train": {"steps": 4, "batch": 2, "checkpoint_every": 2, "keep": 4},
+}
+METHODS = {
+    "flow": {"name": "flow"},
+    "guidance": {"name": "guidance"},
+    "lcm": {"name": "lcm", "teacher_steps": 8, "embed_guidance": True},
+    "lcm_heun": {"name": "lcm", "teacher_steps": 8, "solver": "heun"},
+    "dmd2": {"name": "dmd2", "critic_per_student": 2, "gan_weight": 0.01},
+    "dmd2_mix": {"name": "dmd2", "inputs": "mix", "steps": 2},
+}
+
+
+def toy(method: str, scope: str = "full", **train_keys: object) -> Config:
+    extra = {"scope": {"name": "lora", "rank": 2}} if scope == "lora" else {}
+    return Config.model_validate({**BASE, **extra, "method": METHODS[method], "train": {**BASE["train"], **train_keys}})  # type: ignore[dict-item]
+
+
+def assert_same_run(a: Path, b: Path, step: int) -> None:
+    one, two = (checkpoint.load(p / "checkpoints" / checkpoint.name(step)) for p in (a, b))
+    assert one.state == two.state
+    assert one.groups.keys() == two.groups.keys()
+    for group in one.groups:
+        assert same_tensors(dict(one.groups[group]), dict(two.groups[group])), group
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [*((m, "full") for m in METHODS), ("flow", "lora"), ("guidance", "lora"), ("lcm", "lora"), ("dmd2", "lora")],
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: str, scope: str) -> None:
+    train(toy(method, scope), tmp_path / "a")
+    train(toy(method, scope, steps=2), tmp_path / "b")
+    train(toy(method, scope), tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b", 4)
+    assert (tmp_path / "b" / "student" / "model_index.json").is_file()
+
+
+def test_a_run_of_another_config_is_not_continued(tmp_path: Path) -> None:
+    train(toy("flow", steps=2), tmp_path)
+    with pytest.raises(UserError, match="another config"):
+        train(toy("guidance", steps=2), tmp_path)
+    train(toy("guidance", steps=2), tmp_path, fresh=True)
+
+
+def test_fresh_never_empties_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a run folder"):
+        train(toy("flow"), tmp_path, fresh=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def launch(config: Path, out: Path, ranks: int, micro: int) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command += ["-m", "vdistill", "train", str(config), "--out", str(out), f"train.micro={micro}"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_dmd2_with_the_losses_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(configs.dump(toy("dmd2")))
+    launch(path, tmp_path / "one", 1, 2)
+    launch(path, tmp_path / "two", 2, 1)
+    rows = [
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()] for run in ("one", "two")
+    ]
+    for one, two in zip(*rows, strict=True):
+        assert one.keys() == two.keys()
+        assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-7) for k in one), (one, two)

@@ -1,0 +1,257 @@
+"""From a config to the objects that train: the one place where siblings meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from ..core.cond import Cond
+from ..core.denoiser import Denoiser, Net, Tapped
+from ..core.engine import Cadence, Engine, Source
+from ..core.errors import UserError
+from ..core.guidance import Guidance, Guided, cfg, chain, joint, star
+from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
+from ..core.optim import OptimSpec
+from ..core.schedule import Schedule
+from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
+from ..core.step import Method
+from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
+from ..data.loader import Feed, RememberedText, open_data
+from ..data.prompts import PromptData, read_prompts
+from ..discriminators.adversarial import Adversarial
+from ..discriminators.heads import TokenHeads
+from ..families.analytic import LABEL
+from ..families.analytic_family import AnalyticFamily, AnalyticSource
+from ..families.tiny import TinyFamily, TinySize
+from ..families.wan_net import GuidanceEmbedding, WanNet
+from ..methods.dmd2 import Dmd2, Dmd2Config
+from ..methods.flow import Flow, FlowConfig
+from ..methods.guidance import GuidanceConfig, GuidanceDistillation
+from ..methods.lcm import Lcm, LcmConfig
+from ..worlds.shapes import Shapes
+from ..worlds.source import ShapesSource
+from .models import open_model
+from .schema import Config, DataLatents, DataPrompts, DataShapes, FamilyAnalytic, FamilyTiny, ScopeLora
+from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
+
+AnyFamily = TinyFamily | AnalyticFamily
+VOCABULARY = 4096  # clips of the world whose captions a new tokenizer is learned from
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready for its engine. times: the student's few steps, None for a teacher; student: its Denoiser now."""
+
+    family: AnyFamily
+    method: Method
+    source: Source
+    optim: Mapping[str, OptimSpec]
+    student: Denoiser
+    times: tuple[float, ...] | None
+
+    def plain_student(self) -> Net:
+        """The student as one plain network, adapters merged."""
+        if isinstance(self.student, AdapterRole):
+            return merged(self.student.net, self.student.adapter or "")
+        assert isinstance(self.student, Net)
+        return self.student
+
+
+def build(config: Config, world: int = 1) -> Built:
+    """Everything a config means. world: processes that share a step. UserError for what cannot be."""
+    family = make_family(config)
+    roles, embedded = make_roles(config, family)
+    method, times = make_method(config, family, roles, embedded)
+    specs = {name: optim_of(config, name) for name in method.learners}
+    return Built(family, method, make_source(config, family, world), specs, roles.denoisers["student"], times)
+
+
+def engine_of(config: Config, built: Built, out: Path, **more: object) -> Engine:
+    """The engine of a built run."""
+    train = config.train
+    cadence = Cadence(train.checkpoint_every, config.validation.every, train.keep, train.micro, train.max_bad)
+    return Engine(
+        built.method, built.source, built.optim, out,
+        steps=train.steps, seed=config.seed, cadence=cadence, precision=train.precision, **more,  # type: ignore[arg-type]
+    )
+
+
+# -- family and data ------------------------------------------------------------------------------------------------
+
+
+def make_family(config: Config) -> AnyFamily:
+    """The teacher's family, opened or new."""
+    f = config.family
+    if isinstance(f, FamilyAnalytic):
+        return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
+    family = open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), vocabulary(config), config.seed)
+    transformer = family.pipe.transformer
+    if f.attention:
+        transformer.set_attention_backend(f.attention)
+    if config.train.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return family
+
+
+def tiny_size(f: FamilyTiny) -> TinySize:
+    """The dimensions a config gives a new tiny model."""
+    return TinySize(
+        f.dim, f.heads, f.layers, f.ffn, f.text_dim, f.text_layers, f.text_length, f.patch_frames, f.patch_size,
+        codec=f.codec, mean=f.mean, std=f.std, shift=f.shift, predicts=f.predicts,
+        patch=(1, 1, 1) if f.codec == "pixel" else (1, 2, 2),
+    )  # fmt: skip
+
+
+def vocabulary(config: Config) -> Sequence[str]:
+    """Captions a new tokenizer is learned from: the world's, or the data's own."""
+    d = config.data
+    if isinstance(d, DataLatents):
+        return open_data(d.path, lambda captions: Cond()).captions()
+    if isinstance(d, DataPrompts) and Path(d.path).is_file():
+        return read_prompts(Path(d.path))
+    world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
+    return [world.caption(i) for i in range(VOCABULARY)]
+
+
+def world_of(d: DataShapes) -> Shapes:
+    """The world a config's data section names."""
+    return Shapes(d.frames, d.size, tuple(d.counts), d.open)
+
+
+def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
+    """Where batches come from."""
+    d, train = config.data, config.train
+    if isinstance(family, AnalyticFamily):
+        return AnalyticSource(family, train.batch, config.seed)
+    micro = train.micro * world
+    if isinstance(d, DataShapes):
+        return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed)
+    if isinstance(d, DataPrompts) and Path(d.path).is_file():
+        shape = family.codec.shape(d.frames, d.size, d.size)
+        data = PromptData(read_prompts(Path(d.path)), shape, RememberedText(family.text))
+        return Feed(data, train.batch, micro, config.seed)
+    assert isinstance(d, DataLatents | DataPrompts)
+    return Feed(open_data(d.path, family.text, family.codec), train.batch, micro, config.seed)
+
+
+# -- roles ----------------------------------------------------------------------------------------------------------
+
+
+def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
+    """(who plays teacher, student and critic, whether the student takes the guidance scale as an input)."""
+    m, scope = config.method, config.scope
+    embedded = isinstance(m, MethodGuidance) or (isinstance(m, MethodLcm) and m.embed_guidance)
+    names = ("student", "critic") if isinstance(m, MethodDmd2) else ("student",)
+    if isinstance(m, MethodFlow) and not isinstance(scope, ScopeLora):
+        return Roles(family.net, {"student": family.net}, {"student": family.net}), False
+    if isinstance(family, AnalyticFamily):
+        if isinstance(scope, ScopeLora):
+            raise UserError("the analytic family is trained whole", "scope", "use scope: {name: full}")
+        nets = {n: family.network(config.seed + i, embedded) for i, n in enumerate(names)}
+        return Roles(family.teacher, nets, nets), embedded
+    start = with_guidance_input(family) if embedded else None
+    if isinstance(scope, ScopeLora):
+        if config.train.gradient_checkpointing:
+            raise UserError("cannot be combined with adapters that share a base", "train.gradient_checkpointing")
+        roles = lora_roles(start or family.net, names, Lora(scope.rank, scope.alpha, scope.targets))
+        if start is None:
+            return roles, embedded
+        extra = {"guidance": start.net.guidance, "adapter": roles.modules["student"]}
+        return Roles(roles.teacher, roles.denoisers, {"student": nn.ModuleDict(extra)}), embedded  # type: ignore[arg-type]
+    return full_roles(family.net, names, start), embedded
+
+
+def with_guidance_input(family: TinyFamily) -> Net:
+    """The family's network with an embedding for the guidance scale that changes nothing yet."""
+    inner = family.net.net
+    assert isinstance(inner, WanNet)
+    embedding = inner.guidance or GuidanceEmbedding(inner.transformer.config.text_dim)
+    return Net(WanNet(inner.transformer, embedding), family.net.schedule, family.net.predicts)
+
+
+# -- methods --------------------------------------------------------------------------------------------------------
+
+
+def make_method(
+    config: Config, family: AnyFamily, roles: Roles, embedded: bool
+) -> tuple[Method, tuple[float, ...] | None]:
+    """(the method over its roles, the times of the student it makes)."""
+    m, student, module = config.method, roles.denoisers["student"], roles.modules["student"]
+    guided_by = LABEL if isinstance(family, AnalyticFamily) else "text"
+    schedule, limit = family.net.schedule, config.train.guidance_batch
+    if isinstance(m, MethodFlow):
+        flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
+        return Flow(flow, student, module), None
+    if isinstance(m, MethodGuidance):
+        law: Times = Shifted(LogitNormal(), schedule)
+        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or guided_by, m.floor, limit)
+        return GuidanceDistillation(spec, roles.teacher, student, module, law), None
+    times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
+    if isinstance(m, MethodLcm):
+        lcm = LcmConfig(
+            m.teacher_steps, m.skip, m.guidance_low, m.guidance_high, embedded, m.huber_c, m.condition or guided_by, m.solver, limit
+        )
+        return Lcm(lcm, roles.teacher, student, module), times
+    return make_dmd2(config, m, roles, times, guided_by), times
+
+
+def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, ...], guided_by: str) -> Dmd2:
+    """DMD2 with its guidance, inputs and terms."""
+    teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
+    kinds: dict[str, Callable[[], Inputs]] = {
+        "backward": lambda: Simulated(times),
+        "data": lambda: Noised(Grid(times)),
+        "mix": lambda: Mixed((Simulated(times), Noised(Grid(times))), (1 - m.data_weight, m.data_weight)),
+    }
+    critic = roles.denoisers["critic"]
+    terms = [adversarial(m, critic)] if m.gan_weight else []
+    return Dmd2(
+        Dmd2Config(m.critic_per_student, m.floor), teacher, roles.denoisers["student"], critic, roles.modules,
+        Generated(kinds[m.inputs]()), terms, Uniform(m.t_min, m.t_max),
+    )  # fmt: skip
+
+
+def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
+    """The GAN term on the critic's features."""
+    net = critic.net if isinstance(critic, AdapterRole) else critic
+    assert isinstance(net, Net) and isinstance(critic, Tapped)
+    if isinstance(net.net, WanNet):
+        blocks, width = len(net.net.transformer.blocks), net.net.transformer.scale_shift_table.shape[-1]
+    else:
+        blocks, width = len(net.net.hidden), net.net.out.in_features  # type: ignore[arg-type,union-attr]
+    layers = tuple(m.gan_layers) or tuple(sorted({blocks // 2, blocks - 1}))
+    if max(layers) >= blocks:
+        raise UserError(f"layers {list(layers)}, the network has 0..{blocks - 1}", "method.gan_layers")
+    heads = TokenHeads(int(width), len(layers))  # type: ignore[arg-type]
+    return Adversarial(
+        critic, net.schedule, heads, layers, m.gan_weight, m.gan_watch_weight, m.gan_loss, Uniform(m.t_min, m.t_max)
+    )
+
+
+def guidance_of(spec: GuidanceSpec, guided_by: str) -> Guidance:
+    """The guidance table a config means."""
+    if spec.kind == "chain":
+        table = chain(*(spec.scales or {}).items())
+    elif spec.kind == "star":
+        table = star(**(spec.scales or {}))
+    elif spec.kind == "joint":
+        table = joint(spec.scale, spec.names or (guided_by,))
+    else:
+        table = cfg(spec.scale, spec.names[0] if spec.names else guided_by)
+    if spec.interval:
+        table = table.within(*spec.interval)
+    if spec.rescale:
+        table = table.rescaled(spec.rescale)
+    return table.projected() if spec.apg else table
+
+
+def optim_of(config: Config, learner: str) -> OptimSpec:
+    """A learner's optimizer; only the student is averaged."""
+    o, m, lr = config.optim, config.method, config.optim.lr
+    if learner != "student":
+        lr = (m.critic_lr if isinstance(m, MethodDmd2) else None) or o.critic_lr or lr
+    ema = o.ema if learner == "student" else 0.0
+    return OptimSpec(o.name, lr, tuple(o.betas), o.weight_decay, o.warmup, o.decay, o.clip, ema)

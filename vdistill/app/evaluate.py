@@ -1,0 +1,73 @@
+"""`vdistill eval MODEL`: how often a model does what the captions of the shapes world say, measured from its pixels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.denoiser import Denoiser
+from ..families.tiny import TinyFamily
+from ..worlds.shapes import Shapes
+from .generate import Plan, Sampled, generate
+from .models import open_model
+from .score import diversity, score
+
+OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
+OPEN_CLIPS = 24
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out captions, the truth of as many clips, and open captions for diversity. frames, size: of the clips."""
+
+    captions: tuple[str, ...]
+    truth: Tensor
+    frames: int
+    size: int
+    open_captions: tuple[str, ...] = OPEN_CAPTIONS
+    open_clips: int = OPEN_CLIPS
+
+
+def exam(clips: int, frames: int = 17, size: int = 32, counts: Sequence[int] = (1,), open_clips: int = OPEN_CLIPS) -> Exam:
+    """The first `clips` held-out captions; always the same."""
+    world = Shapes(frames, size, tuple(counts), open=0.0, split="test", seed=1)
+    truth = torch.stack([world.clip(i) for i in range(clips)])
+    return Exam(tuple(world.caption(i) for i in range(clips)), truth, frames, size, open_clips=open_clips)
+
+
+def examine(
+    family: TinyFamily, paper: Exam, plan: Plan, net: Denoiser | None = None, times: Sequence[float] | None = None,
+    with_diversity: bool = True,
+) -> tuple[dict[str, float], Sampled]:
+    """(scores, what was sampled). Scores: those of app/score.py, passes, seconds_per_clip, and diversity/..."""
+    size = (paper.size, paper.size)
+    made = generate(family, paper.captions, plan, paper.frames, size, net, times)
+    found = score(made.pixels, paper.captions, paper.truth)
+    found |= {"passes": float(made.passes), "seconds_per_clip": made.seconds}
+    if with_diversity and paper.open_clips:
+        shown = {}
+        for n, caption in enumerate(paper.open_captions):
+            other = replace(plan, seed=plan.seed + 10_000 * (n + 1))
+            shown[caption] = generate(
+                family, [caption] * paper.open_clips, other, paper.frames, size, net, times
+            ).pixels
+        found |= {f"diversity/{k}": v for k, v in diversity(shown).items()}
+    return found, made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores; --json FILE keeps them."""
+    plan = Plan(args.steps, args.guidance, args.solver, args.seed, args.scale)
+    found, _ = examine(open_model(args.model), exam(args.clips, args.frames, args.size), plan)
+    width = max(map(len, found))
+    for key, value in found.items():
+        print(f"{key:<{width}}  {value:.4g}")
+    if args.json:
+        Path(args.json).write_text(json.dumps({"model": args.model, "clips": args.clips, **found}, indent=1))
+    return 0

@@ -1,0 +1,135 @@
+"""`vdistill train CONFIG --out RUN`: train or distil, resume, validate, and leave a model folder in RUN/student."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..core.engine import Engine, Report
+from ..core.errors import UserError
+from . import config as configs
+from .build import Built, build, engine_of
+from .schema import Config
+from .validate import validator
+
+CONFIG, SPEED = "config.yaml", "speed.jsonl"
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when finished, 130 after Ctrl-C, 0 after SIGTERM (both saved). UserError for what the user can mend."""
+    config, out = configs.load(args.config, args.set or ()), Path(args.out)
+    engine = train(config, out, fresh=args.fresh)
+    if engine.stopped_by:
+        say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
+        return 130 if engine.stopped_by == "SIGINT" else 0
+    say(f"done: {out / 'student'}\nnext: vdistill sample {out} --prompt '...' --out {out / 'samples'}")
+    return 0
+
+
+def train(
+    config: Config, out: Path, *, fresh: bool = False, watch: Callable[[Report], None] = lambda report: None
+) -> Engine:
+    """Run a config in a folder, from its newest checkpoint if there is one. watch: told of every step."""
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision, log_with=list(config.report_to) or None, project_dir=str(out)
+    )
+    if accelerator.is_main_process:
+        claim(out, config, fresh)
+    accelerator.wait_for_everyone()
+    built = build(config, accelerator.num_processes)
+    engine = engine_of(config, built, out, accelerator=accelerator)
+    for line in engine.resume():
+        say(f"skipped a damaged checkpoint, {line}")
+    if config.report_to:
+        accelerator.init_trackers(config.name)
+    check = validator(config, built, engine) if config.validation.every else None
+    with progress(engine, config) as note:
+        engine.run(lambda r: (note(r), watch(r)) and None, check)  # type: ignore[func-returns-value]
+    if config.report_to:
+        accelerator.end_training()
+    if not engine.stopped_by and accelerator.is_main_process:
+        finish(built, engine, out / "student")
+    return engine
+
+
+def claim(out: Path, config: Config, fresh: bool) -> None:
+    """Make the folder this run's own. UserError when it holds a run of another config."""
+    path, text = out / CONFIG, configs.dump(config)
+    if out.exists() and not out.is_dir():
+        raise UserError("expected a folder, found a file", str(out), "use another --out")
+    if fresh and out.exists():
+        if any(out.iterdir()) and not path.exists():
+            raise UserError("is not a run folder, so --fresh does not empty it", str(out), "use another --out")
+        shutil.rmtree(out)
+    if path.exists() and comparable(path.read_text()) != comparable(text):
+        raise UserError(
+            "holds a run of another config", str(out), "use another --out, or --fresh to throw that run away"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def comparable(text: str) -> list[str]:
+    """A config without what may change between two sittings of one run: its length, cadence, threads and trackers."""
+    free = ("steps:", "checkpoint_every:", "keep:", "threads:", "every:", "report_to:", "max_bad:")
+    return [line for line in text.splitlines() if not line.strip().startswith(free)]
+
+
+def finish(built: Built, engine: Engine, folder: Path) -> None:
+    """Write the trained model, averaged where it was averaged, and put it in place in one rename."""
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    with engine.averaged():
+        built.family.save(built.plain_student(), scratch, built.times)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+@contextmanager
+def progress(engine: Engine, config: Config) -> Iterator[Callable[[Report], None]]:
+    """A bar with loss, speed and memory; the same, in numbers, to speed.jsonl and the trackers."""
+    main = engine.accelerator.is_main_process
+    bar = tqdm(total=engine.steps, initial=engine.step, desc=config.name, unit="step", disable=None if main else True)
+    samples = config.train.batch * config.train.micro * engine.accelerator.num_processes
+
+    def note(report: Report) -> None:
+        memory = peak_gib(engine.accelerator.device)
+        losses = {k.removesuffix("/loss"): f"{v:.4g}" for k, v in report.values.items() if k.endswith("/loss")}
+        bar.set_postfix(losses | {"GiB": f"{memory:.1f}"}, refresh=False)
+        bar.update()
+        if main:
+            speed = {"step": report.step, "seconds": round(report.seconds, 4), "peak_gib": round(memory, 3),
+                     "samples_per_s": round(samples / report.seconds, 2)}  # fmt: skip
+            with (engine.out / SPEED).open("a") as handle:
+                handle.write(json.dumps(speed) + "\n")
+            if config.report_to:
+                engine.accelerator.log(dict(report.values), step=report.step)
+
+    try:
+        yield note
+    finally:
+        bar.close()
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory of this process so far: of the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def say(text: str) -> None:
+    """To the user, on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr)
