@@ -148,6 +148,20 @@ def test_matching_gradient_is_the_derivative_of_the_divergence() -> None:
         assert found.item() / (0.6 / 0.4) ** 2 == pytest.approx(right.item(), rel=1e-6)
 
 
+def test_linear_student_with_the_exact_critic_becomes_the_teacher() -> None:
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.6, -0.9))
+    for step in range(300):
+        t = torch.full((4,), (0.2, 0.5, 0.8)[step % 3], dtype=torch.float64)
+        x, eps = student_sample(a, b)
+        xt = RF.noise(x, eps, t)
+        critic = gaussian(RF, b.item(), a.item())
+        loss = matching(x, G1.x0(xt, t), critic.x0(xt, t), normalize=False).mean()
+        with torch.no_grad():
+            for value, slope in zip((a, b), torch.autograd.grad(loss, (a, b)), strict=True):
+                value -= 0.3 * slope
+    assert abs(a.item() - 0.5) < 1e-3 and abs(b.item() - 0.7) < 1e-3
+
+
 def test_matched_student_has_no_gradient_and_a_normaliser_moves_no_zero() -> None:
     x = torch.randn(4, 2, 1, requires_grad=True)
     real, other = torch.randn(4, 2, 1), torch.randn(4, 2, 1)
