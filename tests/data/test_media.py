@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+import resource
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +19,7 @@ import torch
 from PIL import Image
 
 from vdistill.core.errors import BadMedia, UserError
+from vdistill.data import decord_media
 from vdistill.data.media import (
     Limits,
     cut,
@@ -134,7 +139,7 @@ def test_a_video_that_says_it_is_long_or_large_is_refused_before_decoding(
 ) -> None:
     path = encode(tmp_path / "a.mp4", grey(24))
     decoded: list[int] = []
-    monkeypatch.setattr("vdistill.data.media._picture", lambda shot: decoded.append(1))
+    monkeypatch.setattr("vdistill.data.media.show", lambda shot: decoded.append(1))
     for limits, reason in ((Limits(seconds=0.5), "longer than 0.5 s"), (Limits(pixels=1000), "48x32 is more")):
         with pytest.raises(BadMedia, match=reason):
             list(pictures(path, EIGHT, limits))
@@ -192,6 +197,39 @@ def test_the_same_pixels_give_the_same_file_and_odd_sides_are_padded(tmp_path: P
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert read_video(tmp_path / "a.mp4", 12.5).shape == (3, 4, 16, 18)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_decoding_holds_no_frames_it_has_given(real: dict[str, Path]) -> None:
+    gc.disable()
+    try:
+        begin = resident()
+        for _ in pictures(real["bunny"], Fraction(25)):  # 132 frames of 2.6 MiB
+            pass
+        assert resident() - begin < 100
+    finally:
+        gc.enable()
+
+
+def resident() -> float:
+    """MiB of memory held now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def test_decord_gives_the_same_pictures(real: dict[str, Path], tmp_path: Path, encode: Encode, quarters: Any) -> None:
+    pytest.importorskip("decord")
+    turned = encode(tmp_path / "t.mp4", [quarters] * 24, turn=(90, False, False), sar=Fraction(2), pix_fmt="yuv420p")
+    for path in (real["phone"], turned):
+        for ours, theirs in zip(pictures(path, EIGHT), decord_media.pictures(path, EIGHT), strict=True):
+            assert torch.equal(ours.pixels, theirs.pixels) and ours.aspect == theirs.aspect
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(BadMedia, match="cannot be decoded"):
+        list(decord_media.pictures(tmp_path / "text.mp4", EIGHT))
+
+
+def test_without_decord_the_option_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(UserError, match=r"decord is not installed; pip install 'vdistill\[media\]'"):
+        list(decord_media.pictures(tmp_path / "a.mp4", EIGHT))
 
 
 @pytest.mark.slow

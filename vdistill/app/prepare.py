@@ -41,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-bad", "--force-bad", action="store_true", help="never stop for bad files, only list them")
     add("--max-seconds", type=float, default=600.0, help="longest video taken (default: 600)")
     add("--max-pixels", type=int, default=4096 * 2304, help="largest frame taken (default: 9437184)")
+    add("--decoder", choices=("pyav", "decord"), default="pyav", help="decord: the media extra (default: pyav)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the latents on disk")
     add("--device", default="auto", help="where the codec runs: auto, cpu, cuda (default: auto)")
 
@@ -57,6 +58,7 @@ class Plan:
     limits: Limits
     dtype: str
     device: str
+    decoder: str = "pyav"
 
     def settings(self) -> dict[str, Any]:
         """What has to be equal for two runs to add to one folder."""
@@ -141,7 +143,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for bucket in buckets:
         codec.shape(frames, bucket.height, bucket.width)
     limits = Limits(args.max_seconds, args.max_pixels)
-    return Plan(codec, frames, rate(args.fps), stride, buckets, limits, args.dtype, device)
+    return Plan(codec, frames, rate(args.fps), stride, buckets, limits, args.dtype, device, args.decoder)
 
 
 def open_codec(family: str, device: str) -> Codec:
@@ -225,10 +227,11 @@ def encoded(item: Item, plan: Plan) -> Iterator[tuple[float, Tensor]]:
     """(start in seconds, latents [1, C, T, H, W]) of every clip of a source. BadMedia, possibly at its end."""
     import torch
 
-    from ..data.media import cut, picture, pictures, to_float
+    from ..data import decord_media, media
 
-    length = 1 if item.still else plan.frames
-    shots = iter([picture(item.path, plan.limits)]) if item.still else pictures(item.path, plan.fps, plan.limits)
+    length, cut, to_float = 1 if item.still else plan.frames, media.cut, media.to_float
+    pictures = decord_media.pictures if plan.decoder == "decord" else media.pictures
+    shots = iter([media.picture(item.path, plan.limits)]) if item.still else pictures(item.path, plan.fps, plan.limits)
     seen, made = 0, 0
 
     def fitted() -> Iterator[Tensor]:

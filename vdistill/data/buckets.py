@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -54,5 +53,4 @@ def fit(picture: Tensor, pixel_aspect: float, bucket: Bucket) -> Tensor:
     if (h, w) == (bucket.height, bucket.width):
         return crop
     size = (bucket.height, bucket.width)
-    resized = interpolate(crop[None].float(), size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    return interpolate(crop[None], size, mode="bilinear", antialias=True, align_corners=False)[0].contiguous()

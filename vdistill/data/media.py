@@ -25,7 +25,8 @@ DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
 FASTEST = 480  # frames a second; more is a trap, not a video
 ITU709, UNSPECIFIED = 1, 2
 DISPLAYMATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
-Shot = tuple[av.VideoFrame, float]  # a frame as decoded and its pixel aspect
+Matrix = tuple[int, int, int, int]
+Shot = tuple[av.VideoFrame, float, Matrix]  # a frame as decoded, its pixel aspect and display matrix
 av.logging.set_level(None)
 
 
@@ -95,11 +96,11 @@ def cut(frames: Iterable[T], length: int, stride: int) -> Iterator[tuple[int, li
 def pictures(path: Path, fps: Fraction, limits: Limits = Limits()) -> Iterator[Picture]:
     """The video's pictures at `fps`. BadMedia, with the reason, for one that cannot be used; possibly at its end."""
     try:
-        yield from map(_picture, resample(_decode(path, limits), fps))
+        yield from map(show, resample(decode(path, limits), fps))
     except BadMedia:
         raise
     except Exception as error:  # hostile files raise what they like (IndexError, MemoryError, ValueError, ...)
-        raise BadMedia(f"cannot be decoded ({_reason(error)})", path.name) from error
+        raise BadMedia(f"cannot be decoded ({reason(error)})", path.name) from error
 
 
 def picture(path: Path, limits: Limits = Limits()) -> Picture:
@@ -112,7 +113,7 @@ def picture(path: Path, limits: Limits = Limits()) -> Picture:
     except BadMedia:
         raise
     except Exception as error:
-        raise BadMedia(f"is not a readable image ({_reason(error)})", path.name) from error
+        raise BadMedia(f"is not a readable image ({reason(error)})", path.name) from error
 
 
 def read_video(path: Path, fps: str | float | Fraction, limits: Limits = Limits()) -> Tensor:
@@ -130,7 +131,7 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return pixels.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error).split("\n")[0]
     return f"{type(error).__name__}: {text}"[:160] if text else type(error).__name__
 
@@ -146,8 +147,8 @@ def _too_long(seconds: float, limits: Limits, path: Path) -> BadMedia:
     return BadMedia(f"{seconds:.0f} s is longer than {limits.seconds:g} s", path.name, "raise --max-seconds")
 
 
-def _decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
-    """(seconds since the first frame, frame and pixel aspect), by the frames' own timestamps."""
+def decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
+    """(seconds since the first frame, frame as decoded), by the frames' own timestamps."""
     if path.stat().st_size == 0:
         raise BadMedia("is empty", path.name)
     with (
@@ -158,7 +159,7 @@ def _decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
         _check(container, stream, limits, path)
         aspect = _pixel_aspect(stream, path)
         start: Fraction | None = None
-        last, count = Fraction(-1), 0
+        last, count, matrix = Fraction(-1), 0, (1, 0, 0, 1)
         for frame in container.decode(stream):
             if frame.pts is None or frame.time_base is None:
                 raise BadMedia("its frames carry no timestamps", path.name, "remux it into .mkv or .mp4")
@@ -166,14 +167,15 @@ def _decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
                 raise BadMedia(f"frame {count} is damaged", path.name)
             _bound(frame.width, frame.height, limits, path)
             moment = frame.pts * frame.time_base
-            start = moment if start is None else start
+            if start is None:
+                start, matrix = moment, _matrix(frame)  # once: looking at side data keeps a frame alive
             moment, count = moment - start, count + 1
             if moment > limits.seconds or count > FASTEST * limits.seconds:
                 raise _too_long(float(moment), limits, path)
             if moment < last:
                 raise BadMedia(f"its timestamps run backwards at frame {count - 1}", path.name)
             if moment > last:
-                yield moment, (frame, aspect)
+                yield moment, (frame, aspect, matrix)
             last = moment
         if not count:
             raise BadMedia("no frame could be decoded", path.name)
@@ -232,14 +234,14 @@ def _clock(text: str) -> float:
         return 0.0
 
 
-def _picture(shot: Shot) -> Picture:
-    frame, aspect = shot
+def show(shot: Shot) -> Picture:
+    frame, aspect, matrix = shot
     guess = ITU709 if frame.colorspace == UNSPECIFIED and frame.height >= 720 else None  # what players assume
     rgb = frame.reformat(format="rgb24", src_colorspace=guess).to_ndarray()
-    return upright(torch.from_numpy(rgb).permute(2, 0, 1), aspect, _matrix(frame))
+    return upright(torch.from_numpy(rgb).permute(2, 0, 1), aspect, matrix)
 
 
-def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+def _matrix(frame: av.VideoFrame) -> Matrix:
     """(a, b, c, d) of the display matrix, x' = a x + c y and y' = b x + d y; the identity without one."""
     sides: Iterable[Any] = frame.side_data
     for side in sides:
@@ -249,7 +251,7 @@ def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     return 1, 0, 0, 1
 
 
-def upright(pixels: Tensor, aspect: float, matrix: tuple[int, int, int, int]) -> Picture:
+def upright(pixels: Tensor, aspect: float, matrix: Matrix) -> Picture:
     """Turned and mirrored as the display matrix says, to the nearest quarter turn; x grows right, y down."""
     a, b, c, d = matrix
     if abs(a) + abs(d) >= abs(b) + abs(c):
@@ -257,7 +259,8 @@ def upright(pixels: Tensor, aspect: float, matrix: tuple[int, int, int, int]) ->
     else:
         pixels, aspect = pixels.transpose(1, 2), 1 / aspect
         mirror_x, mirror_y = c < 0, b < 0
-    return Picture(pixels.flip([axis for axis, turned in ((2, mirror_x), (1, mirror_y)) if turned]), aspect)
+    axes = [axis for axis, turned in ((2, mirror_x), (1, mirror_y)) if turned]
+    return Picture(pixels.flip(axes) if axes else pixels, aspect)
 
 
 def write_video(path: Path | str, pixels: Tensor, fps: float | Fraction, *, scale: int = 1, crf: int = 12) -> None:
