@@ -42,8 +42,8 @@ def check(path: Path, overrides: list[str]) -> int:
         return 2
     for fault in missing_paths(config, tree):
         print(f"note: {fault}", file=sys.stderr)
-    passes = f"{config.train.steps} steps x {config.train.batch * config.train.micro} samples"
-    print(f"{path}: ok ({config.method.name} on {config.family.name}, {config.data.name}, {config.scope.name}; {passes})")
+    parts = ", ".join(part.name for part in (config.method, config.family, config.data, config.scope))
+    print(f"{path}: ok ({parts}; {config.train.steps} steps x {config.train.batch * config.train.micro} samples)")
     return 0
 
 

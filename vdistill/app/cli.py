@@ -19,9 +19,9 @@ from .catalog import COMMANDS, SOLVERS, install_hint
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 EXAMPLES = """\
 first steps:
-  vdistill demo --out runs/demo                                     a student in minutes; then open runs/demo/report.html
-  vdistill doctor                                                   what this machine has, and what is missing
-  vdistill train configs/video/shapes_dmd2.yaml --out runs/mine     run it again to go on where it stopped
+  vdistill demo --out runs/demo                                   a student in minutes; open runs/demo/report.html
+  vdistill doctor                                                 what this machine has, and what is missing
+  vdistill train configs/video/shapes_dmd2.yaml --out runs/mine   run it again to go on where it stopped
   vdistill sample runs/mine --prompt "a red square moves left" --out clips
 
 Exit codes: 0 done, 1 the machine failed (disk full, no memory), 2 something to mend in what was asked, 130 Ctrl-C.
@@ -59,7 +59,9 @@ def _prepare(p: argparse.ArgumentParser) -> None:
 
 def _train(p: argparse.ArgumentParser) -> None:
     p.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, see configs/")
-    p.add_argument("--out", metavar="RUN", type=Path, required=True, help="folder of the run; an unfinished one goes on")
+    p.add_argument(
+        "--out", metavar="RUN", type=Path, required=True, help="folder of the run, which goes on if unfinished"
+    )
     _set(p)
     p.add_argument("--fresh", action="store_true", help="begin at step 0 even if RUN holds checkpoints")
 
@@ -77,7 +79,7 @@ def _sample(p: argparse.ArgumentParser) -> None:
     ask.add_argument("--prompt", metavar="TEXT", nargs="+", action="extend", help="one caption or more")
     ask.add_argument("--prompts", metavar="FILE", type=Path, help="a text file, one caption a line")
     _how(p)
-    p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="folder for the clips (default: clips)")
+    p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="where to write (default: clips)")
     p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
     p.add_argument("--solver", choices=SOLVERS, default="ddim", help="of a teacher (default: ddim)")
 
@@ -91,7 +93,7 @@ def _eval(p: argparse.ArgumentParser) -> None:
 
 def _export(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    p.add_argument("--to", choices=("diffusers", "lora"), default="diffusers", help="what to write (default: diffusers)")
+    p.add_argument("--to", choices=("diffusers", "lora"), default="diffusers", help="form (default: diffusers)")
     p.add_argument("out", metavar="OUT", type=Path, help="folder to write")
 
 
@@ -105,7 +107,7 @@ def _set(p: argparse.ArgumentParser) -> None:
 
 
 def _model(p: argparse.ArgumentParser) -> None:
-    p.add_argument("model", metavar="MODEL", help="folder of a run, a diffusers folder, or 'shapes', the shipped teacher")
+    p.add_argument("model", metavar="MODEL", help="run folder, diffusers folder, or 'shapes', the shipped teacher")
 
 
 def _how(p: argparse.ArgumentParser) -> None:
@@ -127,7 +129,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line read; bare KEY=VALUE words of `train` become overrides. SystemExit(2) for what is not understood."""
+    """The command line, bare KEY=VALUE words of `train` as overrides. SystemExit(2) for what is not understood."""
     top = parser()
     args, rest = top.parse_known_args(argv)
     bare = [word for word in rest if args.command == "train" and OVERRIDE.match(word)]
@@ -144,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        _at_the_door(args)
         code = import_module(COMMANDS[args.command][0]).run(args)
         sys.stdout.flush()
         return int(code)
@@ -156,8 +159,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         code, lines = ending
         _close_output()
-        print(lines, file=sys.stderr)
+        if not (hasattr(error, "faults") and os.environ.get("RANK", "0") != "0"):  # every rank reads the same config
+            print(lines, file=sys.stderr)
         return code
+
+
+def _at_the_door(args: argparse.Namespace) -> None:
+    """A config is read before anything heavy is imported, so that its mistakes are told at once."""
+    if args.command == "train":
+        from .config import load
+
+        load(args.config, args.set)
 
 
 def _close_output() -> None:

@@ -125,7 +125,9 @@ def _shown(given: Any) -> str:
         return "nothing"
     if isinstance(given, bool):
         return str(given).lower()
-    text = repr(given) if isinstance(given, str | int | float) else f"a {'list' if isinstance(given, list) else 'section'}"
+    if not isinstance(given, str | int | float):
+        return "a list" if isinstance(given, list) else "a section"
+    text = repr(given)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -133,7 +133,6 @@ def torch_facts() -> dict[str, Any]:
         "version": torch.__version__,
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
-        "bf16_cpu": bool(torch.cpu._is_avx512_bf16_supported()) if hasattr(torch.cpu, "_is_avx512_bf16_supported") else None,
         "muon": hasattr(torch.optim, "Muon"),
         "devices": devices,
     }
@@ -161,7 +160,7 @@ def told(found: Mapping[str, Any]) -> list[str]:
     lines = [
         f"vdistill {found['vdistill']}, Python {found['python']}, {found['system']}",
         f"cores     {cores_['granted']:g} of {cores_['machine']}; torch uses {torch.get('threads', '?')} threads",
-        f"memory    {memory_['free']} GiB free of {memory_['machine']}{limit}; disk {found['disk_free_gib']} GiB free here",
+        f"memory    {memory_['free']} GiB free of {memory_['machine']}{limit}; disk {found['disk_free_gib']} GiB here",
         f"devices   {'; '.join(torch['devices']) or 'none'}",
         "packages  " + ", ".join(f"{n} {v or 'MISSING'}" for n, v in found["packages"].items()),
         *(f"attention {n:<9} {text}" for n, text in found["attention"].items()),

@@ -25,7 +25,7 @@ def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.name", f"{data.name} does not go with family {family.name}; {other} does"
     if family.name == "tiny" and family.path is None:
         if method.name != "flow":
-            yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or shapes, the shipped one"
+            yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or 'shapes'"
         elif config.scope.name == "lora":
             yield "scope.name", "lora trains an adapter on a trained model; name one in family.path"
     if family.name == "analytic" and config.scope.name == "lora":
@@ -58,19 +58,18 @@ def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
     frames, edge = (4, 8) if family.codec == "wan" else (family.patch_frames, family.patch_size)
     if (family.frames - 1) % frames:
         near = family.frames - (family.frames - 1) % frames
-        yield "family.frames", f"{family.frames} is not 1 more than a multiple of {frames}; {near} or {near + frames} is"
+        yield "family.frames", f"{family.frames} is not 1 more than a multiple of {frames}; try {near}"
     if family.size % edge:
         yield "family.size", f"{family.size} is not a multiple of {edge}"
 
 
 def _conditions(config: Config) -> Iterator[tuple[str, str]]:
-    known, family = conditions(config), config.family
+    known, family, method = conditions(config), config.family, config.method
     for key, names in _asked(config).items():
         for name in [n for n in names if n not in known]:
             has = f"it has {', '.join(known)}" if known else "it has none"
             yield key, f"no condition {name!r} in family {family.name}; {has}"
-    method = config.method
-    if known or method.name == "flow":
+    if known or family.name != "analytic":
         return
     if method.name == "guidance":
         yield "method.name", f"target {family.target} has no condition to guide by; classes has"

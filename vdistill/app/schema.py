@@ -17,7 +17,7 @@ class FamilyTiny(Section):
     """A stock Wan pipeline of small dimensions, made new or opened from a folder."""
 
     name: Literal["tiny"] = note("tiny", "this family")
-    path: LocalPath | None = note(None, "diffusers folder to start from; 'shapes' is the shipped teacher; new without it")
+    path: LocalPath | None = note(None, "diffusers folder to start from, or 'shapes', the shipped teacher")
     dim: int = note(256, "width of the transformer", "channels", ge=8, le=16384)
     heads: int = note(8, "attention heads", "heads", ge=1)
     layers: int = note(6, "transformer blocks", "blocks", ge=1, le=256)
@@ -34,7 +34,7 @@ class FamilyTiny(Section):
     size: int = note(32, "height and width of a clip", "pixels", ge=1)
     shift: float = note(3.0, "time shift of the schedule; 1 is none", gt=0)
     predicts: Literal["x0", "flow"] = note("x0", "what the network says")
-    attention: str | None = note(None, "attention backend by diffusers' name: native, _native_math, flash, xformers, ...")
+    attention: str | None = note(None, "attention backend by diffusers' name, such as flash or xformers")
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> FamilyTiny:
@@ -46,7 +46,7 @@ class FamilyTiny(Section):
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise fault("heads", f"dim {self.dim} does not split into {self.heads} heads of an even width")
         if self.dim // self.heads < 8:
-            raise fault("heads", f"{self.heads} heads of dim {self.dim} are {self.dim // self.heads} wide, need 8 or more")
+            raise fault("heads", f"{self.heads} heads of dim {self.dim} are narrower than 8 channels")
         return self
 
 

@@ -18,7 +18,7 @@ class GuidanceSpec(Section):
         "cfg", "cfg: one condition; joint: several at once; chain: added in turn; star: each against going without it"
     )
     scale: float = note(2.0, "scale of cfg and joint; 1 means none", "times", ge=0, le=100)
-    names: Words | None = note(None, "conditions that cfg (one) and joint (some) go without; the family's when left out")
+    names: Words | None = note(None, "conditions that cfg and joint go without; the family's when left out")
     scales: dict[str, float] | None = note(None, "condition -> scale of chain (in the order given) and star", "times")
     interval: Interval | None = note(None, "[low, high]: the times in which it acts; all when left out", "t, 1 = noise")
     rescale: Share = note(0.0, "how far the standard deviation is brought back to the unguided one", "share")
@@ -95,7 +95,7 @@ class MethodLcm(FewSteps):
     guidance_low: float = note(2.0, "smallest guidance scale of the teacher; 1 means none", "times", ge=0, le=100)
     guidance_high: float = note(2.0, "largest guidance scale of the teacher", "times", ge=0, le=100)
     condition: str | None = note(None, "the condition it is guided by; the family's when left out")
-    huber_c: float = note(0.001, "c of the pseudo-Huber distance, where it turns from square to absolute", "latent", gt=0)
+    huber_c: float = note(0.001, "where the pseudo-Huber distance turns from square to absolute", "latent", gt=0)
     solver: Literal["ddim", "heun"] = note("ddim", "solver of the teacher's step")
     embed_guidance: bool = note(False, "give the scale to the student as an input, so that it stays a dial")
 
@@ -124,8 +124,8 @@ class MethodDmd2(FewSteps):
     gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)
     gan_watch_weight: float = note(0.01, "weight of the GAN term in the critic's loss", ge=0)
     gan_loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
-    gan_layers: Counts = note((), "blocks of the critic that feed the GAN; middle and last when left out", "block, from 0")
-    critic_lr: float | None = note(None, "learning rate of the critic; optim.critic_lr, else optim.lr, without it", gt=0)
+    gan_layers: Counts = note((), "critic's blocks that feed the GAN; middle and last when left out", "block, from 0")
+    critic_lr: float | None = note(None, "learning rate of the critic; optim's when left out", gt=0)
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> MethodDmd2:

@@ -29,7 +29,7 @@ WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None, "~": Non
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong. where: "file.yaml:9" or "--set method.x"; key: dotted path, may be empty; text: what and what helps."""
+    """One thing wrong. where: "file.yaml:9" or "--set method.x"; key: dotted path or ""; text: what, and what helps."""
 
     where: str
     key: str
@@ -70,16 +70,18 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        line = event.start_mark.line
+        mark: Any = event.start_mark
+        line = mark.line
         if isinstance(event, yaml.AliasEvent):
             self.get_event()  # type: ignore[no-untyped-call]
             self.refused.append((line, f"alias *{event.anchor}: write the value out"))
-            return yaml.ScalarNode("", "", event.start_mark, event.end_mark)
+            return yaml.ScalarNode("", "", mark, mark)
         if event.anchor is not None:
             self.refused.append((line, f"anchor &{event.anchor}: write the value out"))
             event.anchor = None
         if event.tag is not None:
-            self.refused.append((line, f"tag {event.tag}: only plain values are read"))
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self.refused.append((line, f"tag {tag}: only plain values are read"))
             event.tag = None
             if isinstance(event, yaml.ScalarEvent):
                 event.implicit = (True, True)
