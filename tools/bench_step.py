@@ -30,15 +30,17 @@ from vdistill.app.build import build, engine_of
 from vdistill.app.schema import Config
 from vdistill.core.guidance import Guided, cfg
 from vdistill.core.rng import Rng
+from vdistill.families.tiny import TinyFamily, TinySize
 from vdistill.methods.dmd2 import Dmd2
+from vdistill.worlds.shapes import Shapes
 
 
-def config(scope: str, dim: int, batch: int, steps: int) -> Config:
+def config(scope: str, teacher: Path, batch: int, steps: int) -> Config:
     """A DMD2 run on the shapes world with an untrained teacher of the shipped teacher's shape."""
     return Config.model_validate(
         {
             "name": "bench",
-            "family": {"name": "tiny", "dim": dim, "ffn": 2 * dim},
+            "family": {"name": "tiny", "path": str(teacher)},
             "data": {"name": "shapes"},
             "method": {"name": "dmd2", "critic_per_student": 1, "guidance": {"scale": 2.0}},
             "scope": {"name": scope},
@@ -48,15 +50,22 @@ def config(scope: str, dim: int, batch: int, steps: int) -> Config:
     )
 
 
+def untrained(folder: Path, dim: int) -> None:
+    """A teacher of the shipped one's shape and any width; what it says does not matter for time and memory."""
+    world = Shapes()
+    family = TinyFamily.build(TinySize(dim=dim, ffn=2 * dim), [world.caption(i) for i in range(500)])
+    family.save(family.net, folder)
+
+
 def distinct_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages behind tensors, each counted once."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def measure(scope: str, dim: int, batch: int, steps: int, out: Path) -> dict[str, float | bool]:
+def measure(scope: str, teacher: Path, batch: int, steps: int, out: Path) -> dict[str, float | bool]:
     """One scope, in this process."""
-    built = build(config(scope, dim, batch, steps))
-    engine, method = engine_of(config(scope, dim, batch, steps), built, out), built.method
+    built = build(config(scope, teacher, batch, steps))
+    engine, method = engine_of(config(scope, teacher, batch, steps), built, out), built.method
     assert isinstance(method, Dmd2) and isinstance(method.teacher, Guided)
     held: list[nn.Module] = [*method.learners.values()]
     held += [m for m in (getattr(d, "net", d) for d in (method.teacher.denoiser, method.student, method.critic))
@@ -77,9 +86,9 @@ def measure(scope: str, dim: int, batch: int, steps: int, out: Path) -> dict[str
     }
 
 
-def guidance(dim: int, batch: int) -> dict[str, float]:
+def guidance(teacher: Path, batch: int) -> dict[str, float]:
     """One guided teacher call, its two branches in one forward and in two."""
-    built = build(config("full", dim, batch, 1))
+    built = build(config("full", teacher, batch, 1))
     batch_ = built.source(0, 0)
     xt, t = Rng(0).normal("x", batch_.x.shape), Rng(0).uniform("t", (batch,))
     calls = {"batched": Guided(built.family.net, cfg(2.0)), "sequential": Guided(built.family.net, cfg(2.0), batch)}
@@ -108,8 +117,9 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/bench_step"))
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(measure(args.only, args.dim, args.batch, args.steps, args.scratch / args.only)))
+        print(json.dumps(measure(args.only, args.scratch / "teacher", args.batch, args.steps, args.scratch / args.only)))
         return
+    untrained(args.scratch / "teacher", args.dim)
     rows = {}
     for scope in ("full", "lora"):  # each in a process of its own, so that peaks do not mix
         command = [sys.executable, __file__, "--only", scope, "--scratch", str(args.scratch)]
@@ -122,7 +132,7 @@ def main() -> None:
         "base_mib": rows["full"].pop("base_mib"), **rows,
         "ratio_lora_full": rows["lora"]["step_s"] / rows["full"]["step_s"],
         "teacher_graph": rows["full"]["teacher_graph"] or rows["lora"]["teacher_graph"],
-        "guidance": guidance(args.dim, args.batch),
+        "guidance": guidance(args.scratch / "teacher", args.batch),
     }  # fmt: skip
     print(json.dumps(found, indent=1))
     if args.json:

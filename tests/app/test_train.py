@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import same_tensors
+from toys import same_tensors, tiny_family
 
 from vdistill.app import config as configs
 from vdistill.app.schema import Config
@@ -34,8 +34,18 @@ METHODS = {
 }
 
 
-def toy(method: str, scope: str = "full", **train_keys: object) -> Config:
-    extra = {"scope": {"name": "lora", "rank": 2}} if scope == "lora" else {}
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder to distil from."""
+    folder, family = tmp_path_factory.mktemp("teacher") / "pipe", tiny_family()
+    family.save(family.net, folder)
+    return folder
+
+
+def toy(teacher: Path, method: str, scope: str = "full", **train_keys: object) -> Config:
+    family = {"name": "tiny", "path": str(teacher), "frames": 5, "size": 16}
+    extra: dict[str, object] = {} if method == "flow" and scope == "full" else {"family": family}
+    extra |= {"scope": {"name": "lora", "rank": 2}} if scope == "lora" else {}
     return Config.model_validate({**BASE, **extra, "method": METHODS[method], "train": {**BASE["train"], **train_keys}})  # type: ignore[dict-item]
 
 
@@ -52,25 +62,25 @@ def assert_same_run(a: Path, b: Path, step: int) -> None:
     ("method", "scope"),
     [*((m, "full") for m in METHODS), ("flow", "lora"), ("guidance", "lora"), ("lcm", "lora"), ("dmd2", "lora")],
 )
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: str, scope: str) -> None:
-    train(toy(method, scope), tmp_path / "a")
-    train(toy(method, scope, steps=2), tmp_path / "b")
-    train(toy(method, scope), tmp_path / "b")
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, teacher: Path, method: str, scope: str) -> None:
+    train(toy(teacher, method, scope), tmp_path / "a")
+    train(toy(teacher, method, scope, steps=2), tmp_path / "b")
+    train(toy(teacher, method, scope), tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b", 4)
     assert (tmp_path / "b" / "student" / "model_index.json").is_file()
 
 
-def test_a_run_of_another_config_is_not_continued(tmp_path: Path) -> None:
-    train(toy("flow", steps=2), tmp_path)
+def test_a_run_of_another_config_is_not_continued(tmp_path: Path, teacher: Path) -> None:
+    train(toy(teacher, "flow", steps=2), tmp_path)
     with pytest.raises(UserError, match="another config"):
-        train(toy("guidance", steps=2), tmp_path)
-    train(toy("guidance", steps=2), tmp_path, fresh=True)
+        train(toy(teacher, "guidance", steps=2), tmp_path)
+    train(toy(teacher, "guidance", steps=2), tmp_path, fresh=True)
 
 
-def test_fresh_never_empties_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_fresh_never_empties_a_folder_that_is_no_run(tmp_path: Path, teacher: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not a run folder"):
-        train(toy("flow"), tmp_path, fresh=True)
+        train(toy(teacher, "flow"), tmp_path, fresh=True)
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -83,9 +93,9 @@ def launch(config: Path, out: Path, ranks: int, micro: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_dmd2_with_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_ranks_train_dmd2_with_the_losses_of_one(tmp_path: Path, teacher: Path) -> None:
     path = tmp_path / "toy.yaml"
-    path.write_text(configs.dump(toy("dmd2")))
+    path.write_text(configs.dump(toy(teacher, "dmd2")))
     launch(path, tmp_path / "one", 1, 2)
     launch(path, tmp_path / "two", 2, 1)
     rows = [

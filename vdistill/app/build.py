@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..core.cond import Cond
@@ -62,9 +63,11 @@ class Built:
 
 def build(config: Config, world: int = 1) -> Built:
     """Everything a config means. world: processes that share a step. UserError for what cannot be."""
-    family = make_family(config)
-    roles, embedded = make_roles(config, family)
-    method, times = make_method(config, family, roles, embedded)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # modules born here (adapters, heads, embeddings) are a function of the seed too
+        family = make_family(config)
+        roles, embedded = make_roles(config, family)
+        method, times = make_method(config, family, roles, embedded)
     specs = {name: optim_of(config, name) for name in method.learners}
     return Built(family, method, make_source(config, family, world), specs, roles.denoisers["student"], times)
 
