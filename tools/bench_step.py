@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,12 @@ def measure(scope: str, teacher: Path, batch: int, steps: int, out: Path) -> dic
     graphs: list[bool] = []
     inner = method.teacher.denoiser
     answer = inner.x0
-    inner.x0 = lambda *a, **k: (y := answer(*a, **k), graphs.append(y.requires_grad))[0]  # type: ignore[method-assign]
+
+    def watched(*args: Any, **more: Any) -> Tensor:
+        graphs.append((answered := answer(*args, **more)).requires_grad)
+        return answered
+
+    inner.x0 = watched  # type: ignore[method-assign]
     seconds: list[float] = []
     engine.run(lambda report: seconds.append(report.seconds))
     family_net = built.family.net

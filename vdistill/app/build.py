@@ -257,4 +257,4 @@ def optim_of(config: Config, learner: str) -> OptimSpec:
     if learner != "student":
         lr = (m.critic_lr if isinstance(m, MethodDmd2) else None) or o.critic_lr or lr
     ema = o.ema if learner == "student" else 0.0
-    return OptimSpec(o.name, lr, tuple(o.betas), o.weight_decay, o.warmup, o.decay, o.clip, ema)
+    return OptimSpec(o.name, lr, (o.betas[0], o.betas[1]), o.weight_decay, o.warmup, o.decay, o.clip, ema)

@@ -34,7 +34,9 @@ class Exam:
     open_clips: int = OPEN_CLIPS
 
 
-def exam(clips: int, frames: int = 17, size: int = 32, counts: Sequence[int] = (1,), open_clips: int = OPEN_CLIPS) -> Exam:
+def exam(
+    clips: int, frames: int = 17, size: int = 32, counts: Sequence[int] = (1,), open_clips: int = OPEN_CLIPS
+) -> Exam:
     """The first `clips` held-out captions; always the same."""
     world = Shapes(frames, size, tuple(counts), open=0.0, split="test", seed=1)
     truth = torch.stack([world.clip(i) for i in range(clips)])

@@ -34,7 +34,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sampled:
-    """pixels [B, 3, T, H, W] in [-1, 1]; passes: of the network for one clip; seconds: for one clip, decoding included."""
+    """pixels [B, 3, T, H, W] in [-1, 1]; passes: of the network for one clip; seconds: of a clip, with decoding."""
 
     pixels: Tensor
     passes: int

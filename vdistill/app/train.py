@@ -23,13 +23,14 @@ from .schema import Config
 from .validate import validator
 
 CONFIG, SPEED = "config.yaml", "speed.jsonl"
+SIGNALS = ("SIGINT", "SIGTERM")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when finished, 130 after Ctrl-C, 0 after SIGTERM (both saved). UserError for what the user can mend."""
     config, out = configs.load(args.config, args.set or ()), Path(args.out)
     engine = train(config, out, fresh=args.fresh)
-    if engine.stopped_by:
+    if engine.stopped_by in SIGNALS:
         say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
         return 130 if engine.stopped_by == "SIGINT" else 0
     say(f"done: {out / 'student'}\nnext: vdistill sample {out} --prompt '...' --out {out / 'samples'}")
@@ -37,9 +38,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train(
-    config: Config, out: Path, *, fresh: bool = False, watch: Callable[[Report], None] = lambda report: None
+    config: Config,
+    out: Path,
+    *,
+    fresh: bool = False,
+    watch: Callable[[Engine, Report], None] = lambda engine, report: None,
 ) -> Engine:
-    """Run a config in a folder, from its newest checkpoint if there is one. watch: told of every step."""
+    """Run a config in a folder, from its newest checkpoint if there is one.
+
+    watch: told of every step; it may end the run by `engine.stop(reason)`. A run that ends so is finished all the same.
+    """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     accelerator = Accelerator(
@@ -56,10 +64,15 @@ def train(
         accelerator.init_trackers(config.name)
     check = validator(config, built, engine) if config.validation.every else None
     with progress(engine, config) as note:
-        engine.run(lambda r: (note(r), watch(r)) and None, check)  # type: ignore[func-returns-value]
+
+        def on_step(report: Report) -> None:
+            note(report)
+            watch(engine, report)
+
+        engine.run(on_step, check)
     if config.report_to:
         accelerator.end_training()
-    if not engine.stopped_by and accelerator.is_main_process:
+    if engine.stopped_by not in SIGNALS and accelerator.is_main_process:
         finish(built, engine, out / "student")
     return engine
 

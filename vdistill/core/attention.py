@@ -1,4 +1,4 @@
-"""The attention seam: a family hands q, k, v of each layer to an `Attend`; what that remembers or hides is not its business."""
+"""The attention seam: a family hands q, k, v of each layer to an `Attend`, which may remember or hide some."""
 
 from __future__ import annotations
 

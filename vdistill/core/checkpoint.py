@@ -133,7 +133,7 @@ def latest(root: Path) -> tuple[Path | None, list[str]]:
             return path, skipped
         skipped.append(f"{path.name}: {trouble}")
     if found:
-        raise UserError(f"no checkpoint is whole ({'; '.join(skipped)})", str(root), "restore one or start with --fresh")
+        raise UserError(f"no checkpoint is whole ({'; '.join(skipped)})", str(root), "restore one, or start --fresh")
     return None, skipped
 
 

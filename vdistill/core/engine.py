@@ -101,6 +101,10 @@ class Engine:
         self._finish_write()
         return self
 
+    def stop(self, reason: str) -> None:
+        """End the run after this step, saved; `stopped_by` tells why."""
+        self.stopped_by = self.stopped_by or reason
+
     def _advance(self) -> dict[str, float]:
         world, rank, count = self.accelerator.num_processes, self.accelerator.process_index, self.cadence.micro
         numbers = [m * world + rank for m in range(count)]
@@ -246,7 +250,7 @@ class Engine:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def note(number: int, where: Any) -> None:
-            self.stopped_by = signal.Signals(number).name
+            self.stop(signal.Signals(number).name)
 
         try:
             old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}

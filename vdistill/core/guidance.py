@@ -271,7 +271,7 @@ class Guided:
 
 @dataclass(frozen=True)
 class PerSample:
-    """A denoiser under classifier-free guidance with its own scale [B] for every sample of the batch it is asked about."""
+    """A denoiser under classifier-free guidance with a scale of its own [B] for every sample it is asked about."""
 
     denoiser: Denoiser
     scale: Tensor

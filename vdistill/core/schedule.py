@@ -1,4 +1,4 @@
-"""Noise schedules x_t = alpha(t) x0 + sigma(t) eps with t in [0, 1], t = 1 noise, and every conversion between predictions.
+"""Noise schedules x_t = alpha(t) x0 + sigma(t) eps with t in [0, 1], t = 1 noise, and conversions of predictions.
 
 Paths and conversions: Ho et al. 2020 (vp), Karras et al. 2022 (edm), Liu et al. 2022 (rf), Lu & Song 2024 (trig);
 zero terminal SNR: Lin et al. 2023. Time and coefficients are float64; results come back in the dtype of x.

@@ -23,7 +23,8 @@ Text = Callable[[Sequence[str]], Cond]
 class Data(Protocol):
     """Samples by number. groups: how many of each shape, in order; shape: [C, T, H, W] of the commonest."""
 
-    groups: tuple[int, ...]
+    @property
+    def groups(self) -> tuple[int, ...]: ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...

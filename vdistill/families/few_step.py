@@ -28,7 +28,7 @@ def source_of(noise: Tensor) -> Rng:
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Few-step sampling at fixed `times` (descending, in (0, 1]) on the rectified-flow path.
 
-    stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. The draws of a sample
+    stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. A sample's draws
     are a function of its first noise, because some pipelines pass no generator on: so the same first noise gives the
     same result in any pipeline and any batch.
     """

@@ -1,4 +1,4 @@
-"""A small text encoder that needs no download: byte-level BPE learned from captions, and a tiny UMT5 of fixed weights."""
+"""A small text encoder without downloads: byte-level BPE learned from captions, a tiny UMT5 of fixed weights."""
 
 from __future__ import annotations
 

@@ -14,17 +14,20 @@ from .pixel import PixelVae
 
 
 class WanCodec:
-    """pixels [B, 3, T, H, W] in [-1, 1] <-> latents normalised per channel. vae: AutoencoderKLWan or PixelVae, frozen."""
+    """pixels [B, 3, T, H, W] in [-1, 1] <-> latents normalised per channel; vae: one of Wan's interface, frozen."""
 
     def __init__(self, vae: AutoencoderKLWan | PixelVae) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.temporal, self.spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, 1 / std) of latents, broadcastable; the reciprocal as pipelines take it, so that results agree bitwise."""
-        config, kind = self.vae.config, {"device": like.device, "dtype": like.dtype}
-        mean = torch.tensor(config.latents_mean, **kind).view(1, -1, 1, 1, 1)
-        return mean, 1.0 / torch.tensor(config.latents_std, **kind).view(1, -1, 1, 1, 1)
+        """(mean, 1 / std) of latents, broadcastable; the reciprocal, as pipelines take it, for results equal bitwise."""
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(v, device=like.device, dtype=like.dtype).view(1, -1, 1, 1, 1)
+            for v in (config.latents_mean, config.latents_std)
+        )
+        return mean, 1.0 / std
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stock WanTransformer3DModel as a network of the engine: per-frame times, attention seam, taps, guidance as an input."""
+"""Stock WanTransformer3DModel as a network: per-frame times, attention seam, taps, guidance as an input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..core.errors import UserError
 
 
 class GuidanceEmbedding(nn.Module):
-    """A guidance scale [B] -> a shift [B, 1, D] of all text tokens (Meng et al. 2023). Zero at birth: changes nothing."""
+    """A guidance scale [B] -> a shift [B, 1, D] of all text tokens (Meng et al. 2023), zero at birth."""
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from ..core.times import Times, Uniform
 
 @dataclass(frozen=True)
 class Dmd2Config:
-    """critic_per_student: critic updates for each of the student's; floor: smallest t in the critic's weight 1 / t^2."""
+    """critic_per_student: critic updates for each of the student's; floor: smallest t in its weight 1 / t^2."""
 
     critic_per_student: int = 5
     floor: float = 0.05

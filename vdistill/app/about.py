@@ -1,0 +1,38 @@
+"""What a model folder is for, beside its weights: vdistill.json with the clip it was trained on and its best guidance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..core.errors import UserError
+
+FILE = "vdistill.json"
+
+
+@dataclass(frozen=True)
+class About:
+    """frames, height, width: of a clip; steps, guidance: how a teacher is sampled (a few-step student ignores steps)."""
+
+    frames: int = 17
+    height: int = 32
+    width: int = 32
+    steps: int = 50
+    guidance: float = 1.0
+    method: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Put it into a model folder."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1))
+
+
+def about(folder: Path) -> About:
+    """What a model folder says of itself; the defaults for a folder without the file. UserError for a damaged one."""
+    path = folder / FILE
+    if not path.is_file():
+        return About()
+    try:
+        return About(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"is damaged ({error})", str(path), "remove it, or copy the folder again") from error

@@ -1,0 +1,145 @@
+"""`vdistill demo`: distil the shipped teacher on this machine, measure both, and write the report page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..core.engine import Engine, Report
+from . import config as configs
+from .evaluate import OPEN_CLIPS, Exam, exam, examine
+from .generate import Plan, Sampled
+from .models import open_model
+from .report import Report as Page
+from .report import Sampler, write_report
+from .schema import Config
+from .train import CONFIG, SIGNALS, peak_gib, say, train
+
+RECIPE = "assets/demo.yaml"
+TEACHER = Plan(steps=50, guidance=2.0)
+SAME_COST = {"2 steps with guidance": Plan(steps=2, guidance=2.0), "4 steps without": Plan(steps=4, guidance=1.0)}
+CLIPS, SHOWN = 96, 8
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when the report is written; 130 after Ctrl-C, and the same command goes on."""
+    begun, out = time.perf_counter(), Path(args.out)
+    config = configs.load(Path(str(files("vdistill") / RECIPE)), [f"seed={args.seed}"])
+    engine = distil(config, out / "run", args.minutes)
+    if engine.stopped_by in SIGNALS:
+        say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
+        return 130
+    say("measuring the student and the teacher")
+    rows = measure(out / "run", exam(CLIPS))
+    summary = summarise(rows) | {"wall_s": time.perf_counter() - begun, "peak_rss_gib": peak_gib(torch.device("cpu"))}
+    summary |= {"machine": machine(), "method": config.method.name, "steps": engine.step, "seed": args.seed}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_report(out / "report.html", page(rows, out, config, summary))
+    print(json.dumps(summary) if args.json else out / "report.html")
+    return 0
+
+
+def distil(config: Config, out: Path, minutes: float | None) -> Engine:
+    """Train the student; `minutes` ends it early."""
+    deadline = time.perf_counter() + 60 * minutes if minutes else float("inf")
+
+    def watch(engine: Engine, report: Report) -> None:
+        if time.perf_counter() > deadline:
+            engine.stop("minutes")
+
+    return train(config, out, watch=watch)
+
+
+Row = tuple[str, dict[str, float], Sampled]
+
+
+def measure(run_folder: Path, paper: Exam) -> list[Row]:
+    """(name, scores, clips) of the teacher at full cost, at the student's cost (the better of two ways), the student."""
+    teacher, student = open_model("shapes"), open_model(str(run_folder))
+    cheap = []
+    for name, plan in SAME_COST.items():
+        found, made = examine(teacher, paper, plan, with_diversity=False)
+        cheap.append((f"Teacher, {name}", found, made))
+    best = max(cheap, key=lambda row: row[1]["accuracy"])
+    full = ("Teacher, 50 steps with guidance", *examine(teacher, paper, TEACHER))
+    return [full, best, ("Student, 4 steps", *examine(student, paper, Plan()))]
+
+
+def summarise(rows: list[Row]) -> dict[str, Any]:
+    """The numbers the demo stands for."""
+    (_, teacher, _), (_, cheap, _), (_, student, _) = rows
+    gap = teacher["accuracy"] - cheap["accuracy"]
+    return {
+        "teacher_accuracy": teacher["accuracy"],
+        "student_accuracy": student["accuracy"],
+        "teacher_same_cost_accuracy": cheap["accuracy"],
+        "accuracy_ratio": student["accuracy"] / max(teacher["accuracy"], 1e-9),
+        "gap_closed": (student["accuracy"] - cheap["accuracy"]) / gap if gap > 0 else 1.0,
+        "diversity_ratio": student["diversity/distinct"] / max(teacher["diversity/distinct"], 1e-9),
+        "speedup": teacher["seconds_per_clip"] / student["seconds_per_clip"],
+        "teacher_passes": int(teacher["passes"]),
+        "student_passes": int(student["passes"]),
+        "teacher_seconds_per_clip": teacher["seconds_per_clip"],
+        "student_seconds_per_clip": student["seconds_per_clip"],
+        "clips": CLIPS,
+        "open_clips": OPEN_CLIPS,
+        "scores": {name: found for name, found, _ in rows},
+    }
+
+
+def page(rows: list[Row], out: Path, config: Config, summary: Mapping[str, Any]) -> Page:
+    """What the report shows."""
+    captions = exam(CLIPS).captions
+    shown = [list(captions).index(c) for c in dict.fromkeys(captions)][:SHOWN]
+    samplers = [
+        Sampler(name, [made.pixels[i] for i in shown], made.passes, made.seconds,
+                {k: found[k] for k in ("accuracy", "colour", "shape", "motion")},
+                {k: v for k, v in found.items() if k in ("diversity/distinct", "flicker", "frechet")})
+        for name, found, made in rows
+    ]  # fmt: skip
+    facts = {
+        "machine": str(summary["machine"]), "vdistill": __version__, "torch": torch.__version__,
+        "python": platform.python_version(), "method": config.method.name, "seed": str(config.seed),
+        "held-out captions": str(CLIPS), "wall": f"{summary['wall_s']:.0f} s",
+        "peak memory": f"{summary['peak_rss_gib']:.1f} GiB", "command": " ".join(["vdistill", *sys.argv[1:]]),
+    }  # fmt: skip
+    again = f"vdistill train {out / 'run' / CONFIG} --out {out / 'run'} train.steps={2 * config.train.steps}"
+    return Page(
+        "A four-step student, distilled on this machine",
+        f"{summary['speedup']:.0f} times faster than its teacher: {summary['student_passes']} network passes instead "
+        f"of {summary['teacher_passes']}, no guidance.",
+        samplers, [captions[i] for i in shown], curves(out / "run" / "metrics.jsonl"), facts, again, dict(summary),
+    )  # fmt: skip
+
+
+def curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every learner's loss by step."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in metrics.read_text().splitlines():
+        row = json.loads(line)
+        for key, value in row.items():
+            if key.endswith(("/loss", "/gap")):
+                found.setdefault(key, []).append((int(row["step"]), float(value)))
+    return found
+
+
+def machine() -> str:
+    """Processor, cores and system, for the record."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), model)
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
