@@ -9,7 +9,7 @@ from torch import Tensor
 from vdistill.core.errors import UserError
 from vdistill.worlds.judge import Verdict, accuracy, features, judge, matches, motion_of, spin, tally
 from vdistill.worlds.shapes import BACKGROUND, COLOURS, MOTIONS, SHAPES, Scene, Shapes, Thing, render, track
-from vdistill.worlds.trace import Fit, unmix
+from vdistill.worlds.trace import Fit, figures, unmix
 
 EXACT = {"colour": 1.0, "shape": 1.0, "motion": 1.0, "count": 1.0, "all": 1.0, "seen": 1.0}
 
@@ -126,6 +126,11 @@ def test_blur_spoils_the_shape_and_nothing_else_monotonically(true: tuple[Tensor
     assert found[-1]["colour"] == 1 and found[-1]["motion"] > 0.9
 
 
+def test_the_same_blur_costs_every_shape_about_the_same_outline_error() -> None:
+    errors = [judge(blur(one(shape=shape), 1.0))[0].fits[0].error for shape in SHAPES]
+    assert max(errors) < 1.4 * min(errors)
+
+
 def test_shuffled_frames_move_nowhere(true: tuple[Tensor, list[str]]) -> None:
     pixels, captions = true
     order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
@@ -240,6 +245,18 @@ def test_tally_is_the_mean_of_matches() -> None:
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def test_outlines_have_the_length_of_geometry() -> None:
+    hole = 2 * math.pi * 0.24
+    want = {
+        "circle": 2 * math.pi * 0.9 + hole,
+        "square": 8 * 0.78 + hole,
+        "triangle": 3 * math.sqrt(3) * 1.1 + hole,
+        "cross": 8 * (0.98 - 0.36) + 8 * 0.36 + hole,
+    }
+    assert {shape: figure.outline for shape, figure in figures().items()} == pytest.approx(want, rel=0.025)
+    assert figures()["circle"].area == pytest.approx(math.pi * (0.9**2 - 0.24**2), rel=1e-3)
 
 
 def test_spin_recovers_a_known_rate_across_the_wrap_and_outliers() -> None:
