@@ -37,7 +37,7 @@ def flow_engine(out: Path, *, steps: int = 6, every: int = 2, micro: int = 1, op
     family = tiny_family()
     spec = OptimSpec("muon" if optim == "muon" else "adamw", lr=1e-3, ema=0.9, warmup=2, decay=0.5)
     return Engine(
-        Flow(FlowConfig(), family.net),
+        Flow(FlowConfig(), family.net, family.net),
         shapes_source(family, micro=micro),
         {"student": spec},
         out,
