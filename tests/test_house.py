@@ -135,7 +135,7 @@ def cpu_seconds_of_children() -> float:
 
 
 def test_help_is_quick_and_leaves_torch_alone() -> None:
-    """`vdistill --help` in under half a second, without importing torch. CPU seconds, so a busy machine may pass too."""
+    """`vdistill --help` in under half a second, without torch. CPU seconds, so that a busy machine passes too."""
     code = "import sys; from vdistill.app.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "heavy = {'torch', 'diffusers', 'transformers', 'av', 'numpy', 'pydantic'} & set(sys.modules)\n"
     code += "sys.exit(f'imported {heavy}' if heavy else 0)"
