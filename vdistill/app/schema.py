@@ -10,6 +10,11 @@ from .fits import misfits
 from .schema_method import Method
 from .section import REQUIRED, Decay, LocalPath, Section, Share, Triple, Words, fault, faults, note
 
+Attention = Literal[
+    "native", "_native_math", "_native_efficient", "_native_flash", "_native_cudnn", "flex", "flash", "_flash_3",
+    "sage", "xformers",
+]  # fmt: skip
+"""Backends of diffusers that are already on the machine; those it would fetch from the hub are left out."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -34,7 +39,7 @@ class FamilyTiny(Section):
     size: int = note(32, "height and width of a clip", "pixels", ge=1)
     shift: float = note(3.0, "time shift of the schedule; 1 is none", gt=0)
     predicts: Literal["x0", "flow"] = note("x0", "what the network says")
-    attention: str | None = note(None, "attention backend by diffusers' name, such as flash or xformers")
+    attention: Attention | None = note(None, "attention backend by diffusers' name; PyTorch chooses when left out")
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> FamilyTiny:
