@@ -113,7 +113,7 @@ ERRORS: list[tuple[str, int, str]] = [  # config, line of the fault, what it say
     (change("    scale: 2.0", "    names: [tex]"), 9, "guidance.names: no condition 'tex' in family tiny; it has text"),
     (change("path: shapes", "dim: 256"), 2, "family.path: dmd2 needs a trained teacher"),
     (change("path: shapes", "path: shapes, dim: 64"), 2, "family.dim: is fixed by the folder 'shapes'; leave it out"),
-    (change("path: shapes", "path: shapes, attention: flash_hub"), 2, "family.attention: 'flash_hub' is unknown; allowed"),
+    (change("path: shapes", "path: shapes, attention: flash_hub"), 2, "family.attention: 'flash_hub' is unknown"),
     (change("path: shapes", "path: teacher.pt"), 2, "family.path: 'teacher.pt' is pickled, which can run code"),
     (change("path: shapes", "path: 'https://x.org/y'"), 2, "is not a path on this machine; nothing is fetched or run"),
     (change("path: shapes", "path: 'pipe:ls'"), 2, "is not a path on this machine; nothing is fetched or run"),
