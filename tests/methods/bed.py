@@ -26,6 +26,7 @@ from vdistill.methods.flow import Flow, FlowConfig
 
 RF = Schedule("rf")
 G1 = gaussian(RF)
+G8 = gaussian(RF, [0.7] * 8, [0.5] * 8)  # one sample's mean |x - x0_hat| is then seldom near 0
 MU, S = 0.7, 0.5
 CLASSES = Classes(RF, torch.tensor([[1.0], [-1.0], [0.25]], dtype=torch.float64)[..., None], 0.5)
 
@@ -43,16 +44,18 @@ def doubled(batch: Batch) -> Batch:
     return Batch(batch.x.double(), batch.cond, batch.weight)
 
 
-def affine(*times: float, classes: int = 0, guidance: bool = False, scale: float = 1.0, shift: float = 0.0) -> Net:
-    """x0_hat = a x + b, an a and a b for every time, for samples [B, 1, 1]."""
-    net = Affine((1, 1), times, classes, guidance, scale)
+def affine(
+    *times: float, classes: int = 0, guidance: bool = False, scale: float = 1.0, shift: float = 0.0, size: int = 1
+) -> Net:
+    """x0_hat = a x + b, an a and a b for every time and element, for samples [B, size, 1]."""
+    net = Affine((size, 1), times, classes, guidance, scale)
     nn.init.constant_(net.b, shift)
     return Net(net, RF, "x0")
 
 
-def bell() -> Net:
-    """A learned Gaussian."""
-    return Net(Bell((1, 1), RF), RF, "x0")
+def bell(size: int = 1) -> Net:
+    """A learned Gaussian, for samples [B, size, 1]."""
+    return Net(Bell((size, 1), RF), RF, "x0")
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from methods.bed import G1, MU, RF, Asked, S, affine, batch_of, bell, doubled, train
+from methods.bed import G1, G8, MU, RF, Asked, S, affine, batch_of, bell, doubled, train
 from torch import Tensor, nn
 
 from vdistill.core.attention import Attend, full
@@ -16,16 +16,22 @@ from vdistill.core.inputs import Generated, NoiseOnly
 from vdistill.core.rng import Rng
 from vdistill.core.step import Batch, Loss, Term
 from vdistill.core.times import Grid, Times, Uniform
-from vdistill.families.analytic import gaussian
+from vdistill.families.analytic import Gaussian
 from vdistill.families.analytic_nets import mlp
 from vdistill.methods.dmd2 import Dmd2, Dmd2Config
 
 ONE_STEP = Generated(NoiseOnly())
 
 
-def ab(student: Net) -> tuple[float, float]:
-    """(a, b) of the law G(z) = a z + b the student makes."""
-    return student.net.a.item(), student.net.b.item()
+def ab(student: Net) -> tuple[Tensor, Tensor]:
+    """(a, b) of the law G(z) = a z + b the student makes, each [size, 1]."""
+    return student.net.a.detach()[0], student.net.b.detach()[0, 0]
+
+
+def error(student: Net) -> float:
+    """The largest |a - s| or |b - mu|."""
+    a, b = ab(student)
+    return max((a.abs() - S).abs().max().item(), (b - MU).abs().max().item())
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class ExactCritic:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         a, b = ab(self.student)
-        return gaussian(RF, b, abs(a)).x0(x, t)
+        return Gaussian(RF, b.double(), a.double() ** 2).x0(x, t)
 
 
 def dmd2(
@@ -54,7 +60,7 @@ def dmd2(
 
 def test_gradient_is_the_normalised_score_difference_along_the_sample() -> None:
     """mean of (psi - phi) / |x - phi| dx, psi and phi the posterior means of N(b, a^2) and N(0.7, 0.5^2), written out."""
-    a, b, rng = 0.9, -0.3, Rng(2)
+    a, b, rng = 0.75, -0.25, Rng(2)
     net, batch = affine(1.0, scale=a, shift=b).double(), doubled(batch_of(G1, 64))
     dmd2(net, ExactCritic(net)).loss("student", batch, rng).total.backward()
     z, eps = (rng.normal(name, batch.x.shape).double() for name in ("input/eps", "eps"))
@@ -75,8 +81,8 @@ def test_gradient_in_expectation_is_the_slope_of_the_divergence() -> None:
 
     Weights |x - phi| take the normaliser out again.
     """
-    a, b, t, n = 0.9, -0.3, 0.6, 200_000
-    net, rng, batch = affine(1.0, scale=a, shift=b).double(), Rng(1), doubled(batch_of(G1, 200_000))
+    a, b, t, n = 1.5, -0.25, 0.6, 400_000
+    net, rng, batch = affine(1.0, scale=a, shift=b).double(), Rng(1), doubled(batch_of(G1, n))
     z, eps = (rng.normal(name, batch.x.shape).double() for name in ("input/eps", "eps"))
     x = a * z + b
     time = torch.full((n,), t, dtype=torch.float64)
@@ -130,36 +136,37 @@ def test_critic_learns_at_every_step_and_the_student_at_every_nth(each: int) -> 
 
 
 def test_with_the_exact_critic_a_linear_student_becomes_the_teacher() -> None:
-    student = affine(1.0, scale=1.4, shift=-0.5)
-    method, optim = dmd2(student, ExactCritic(student)), torch.optim.Adam(student.parameters(), 0.03)
+    student = affine(1.0, scale=1.4, shift=-0.5, size=8)
+    method, optim = dmd2(student, ExactCritic(student), G8), torch.optim.Adam(student.parameters(), 0.03)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 250)
     for step in range(250):
         optim.zero_grad()
-        method.loss("student", batch_of(G1, 64), Rng(0, step)).total.backward()
+        method.loss("student", batch_of(G8, 64), Rng(0, step)).total.backward()
         optim.step()
         falling.step()
-    a, b = ab(student)
-    assert abs(abs(a) - S) < 1e-3 and abs(b - MU) < 1e-3
+    assert error(student) < 1e-3
 
 
 def test_with_a_learned_critic_a_linear_student_becomes_the_teacher() -> None:
-    student, critic = affine(1.0), bell()
-    train(dmd2(student, critic, each=3), G1, 750, {"student": 0.03, "critic": 0.05}, batch=512, ema=0.9)
-    a, b = ab(student)
-    assert abs(abs(a) - S) < 2e-2 and abs(b - MU) < 2e-2
+    student, critic = affine(1.0, size=8), bell(8)
+    train(dmd2(student, critic, G8, each=3), G8, 600, {"student": 0.03, "critic": 0.05}, ema=0.9)
+    assert error(student) < 2e-2
+
+
+LAG_LRS = {"student": 0.5, "critic": 0.5}
 
 
 def lag(each: int, student_updates: int = 40) -> float:
     """How far the critic's Gaussian is from the student's when the student learns from it, averaged over training."""
-    student, critic = affine(1.0), bell()
-    method, source = dmd2(student, critic, each=each), batch_of(G1, 1024)
-    optim = {n: torch.optim.SGD(method.learners[n].parameters(), lr) for n, lr in (("student", 0.1), ("critic", 0.02))}
+    student, critic = affine(1.0, size=8), bell(8)
+    method, source = dmd2(student, critic, G8, each=each), batch_of(G8, 512)
+    optim = {n: torch.optim.SGD(method.learners[n].parameters(), lr) for n, lr in LAG_LRS.items()}
     found = []
     for step in range(student_updates * each):
         for learner in method.turn(step):
             if learner == "student":
                 (a, b), net = ab(student), critic.net
-                found.append(abs(net.mean.item() - b) + abs(net.log_std.exp().item() - abs(a)))
+                found.append(((net.mean - b).abs() + (net.log_std.exp() - a.abs()).abs()).mean().item())
             optim[learner].zero_grad()
             method.loss(learner, source, Rng(0, step, turn=learner)).total.backward()
             optim[learner].step()
@@ -167,7 +174,7 @@ def lag(each: int, student_updates: int = 40) -> float:
 
 
 def test_more_critic_updates_leave_the_critic_less_behind() -> None:
-    assert lag(1) > 4 * lag(5)
+    assert lag(1) > 5 * lag(5)
 
 
 # -- the door ---------------------------------------------------------------------------------------------------------

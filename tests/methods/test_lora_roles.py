@@ -1,0 +1,61 @@
+"""DMD2 on one frozen base: two adapters learn, base and teacher stay as they were, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toys import same_tensors, shapes_source, tiny_family
+from torch import Tensor, nn
+
+from vdistill.core.engine import Engine
+from vdistill.core.guidance import Guided, cfg
+from vdistill.core.inputs import Generated, Simulated
+from vdistill.core.optim import OptimSpec
+from vdistill.core.scope import Lora, Roles, lora_roles
+from vdistill.discriminators.adversarial import Adversarial
+from vdistill.discriminators.heads import TokenHeads
+from vdistill.families.tiny import TinyFamily
+from vdistill.methods.dmd2 import Dmd2, Dmd2Config
+
+
+def shared_base(out: Path, gan: bool) -> tuple[Engine, TinyFamily, Roles]:
+    family = tiny_family()
+    roles = lora_roles(family.net, ("student", "critic"), Lora(rank=4))
+    student, critic = roles.denoisers["student"], roles.denoisers["critic"]
+    heads = TokenHeads(16, 1)
+    terms = [Adversarial(critic, family.net.schedule, heads, (1,), 1.0, 1.0)] if gan else []  # type: ignore[arg-type]
+    method = Dmd2(
+        Dmd2Config(2), Guided(roles.teacher, cfg(2.0)), student, critic, roles.modules,
+        Generated(Simulated((1.0, 0.5))), terms,
+    )  # fmt: skip
+    spec = {n: OptimSpec(lr=1e-2) for n in method.learners}
+    return Engine(method, shapes_source(family), spec, out, steps=4), family, roles
+
+
+def weights(module: nn.Module, adapters: bool = True) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items() if adapters or "lora_" not in k}
+
+
+@pytest.mark.parametrize("gan", [False, True], ids=["plain", "gan"])
+def test_a_turn_moves_one_adapter_and_nothing_else(tmp_path: Path, gan: bool) -> None:
+    engine, family, roles = shared_base(tmp_path, gan)
+    batch = engine.source(0, 0)
+    for learner, other in (("student", "critic"), ("critic", "student"), ("student", "critic")):
+        base, mine, theirs = weights(family.net, False), weights(roles.modules[learner]), weights(roles.modules[other])
+        engine._update(learner, [0], [batch])
+        assert same_tensors(base, weights(family.net, False)) and same_tensors(theirs, weights(roles.modules[other]))
+        assert not same_tensors(mine, weights(roles.modules[learner]))
+
+
+def test_without_adapters_the_trained_network_is_the_teacher(tmp_path: Path) -> None:
+    engine, _, roles = shared_base(tmp_path, gan=False)
+    engine.run()
+    untouched, batch = tiny_family(), engine.source(9, 0)
+    t = torch.tensor([0.4, 0.9])
+    with torch.no_grad():
+        said, right = (net.x0(batch.x, t, batch.cond) for net in (roles.teacher, untouched.net))
+        student, critic = (roles.denoisers[n].x0(batch.x, t, batch.cond) for n in ("student", "critic"))
+    assert torch.equal(said, right)
+    assert not torch.equal(student, right) and not torch.equal(critic, right) and not torch.equal(student, critic)
