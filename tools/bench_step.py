@@ -123,14 +123,18 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/bench_step"))
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(measure(args.only, args.scratch / "teacher", args.batch, args.steps, args.scratch / args.only)))
+        print(
+            json.dumps(measure(args.only, args.scratch / "teacher", args.batch, args.steps, args.scratch / args.only))
+        )
         return
     untrained(args.scratch / "teacher", args.dim)
     rows = {}
     for scope in ("full", "lora"):  # each in a process of its own, so that peaks do not mix
         command = [sys.executable, __file__, "--only", scope, "--scratch", str(args.scratch)]
         command += ["--dim", str(args.dim), "--batch", str(args.batch), "--steps", str(args.steps)]
-        rows[scope] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        rows[scope] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        )
         rows[scope]["weights_ratio"] = rows[scope]["weights_mib"] / rows[scope]["base_mib"]
     found = {
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),

@@ -99,7 +99,8 @@ def test_two_ranks_train_dmd2_with_the_losses_of_one(tmp_path: Path, teacher: Pa
     launch(path, tmp_path / "one", 1, 2)
     launch(path, tmp_path / "two", 2, 1)
     rows = [
-        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()] for run in ("one", "two")
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("one", "two")
     ]
     for one, two in zip(*rows, strict=True):
         assert one.keys() == two.keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,8 +77,15 @@ def engine_of(config: Config, built: Built, out: Path, **more: object) -> Engine
     train = config.train
     cadence = Cadence(train.checkpoint_every, config.validation.every, train.keep, train.micro, train.max_bad)
     return Engine(
-        built.method, built.source, built.optim, out,
-        steps=train.steps, seed=config.seed, cadence=cadence, precision=train.precision, **more,  # type: ignore[arg-type]
+        built.method,
+        built.source,
+        built.optim,
+        out,
+        steps=train.steps,
+        seed=config.seed,
+        cadence=cadence,
+        precision=train.precision,
+        **more,  # type: ignore[arg-type]
     )
 
 
@@ -146,7 +153,7 @@ def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
 def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
     """(who plays teacher, student and critic, whether the student takes the guidance scale as an input)."""
     m, scope = config.method, config.scope
-    embedded = isinstance(m, MethodGuidance) or (isinstance(m, MethodLcm) and m.embed_guidance)
+    embedded = takes_scale(m)
     names = ("student", "critic") if isinstance(m, MethodDmd2) else ("student",)
     if isinstance(m, MethodFlow) and not isinstance(scope, ScopeLora):
         return Roles(family.net, {"student": family.net}, {"student": family.net}), False
@@ -165,6 +172,13 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
         extra = {"guidance": start.net.guidance, "adapter": roles.modules["student"]}
         return Roles(roles.teacher, roles.denoisers, {"student": nn.ModuleDict(extra)}), embedded  # type: ignore[arg-type]
     return full_roles(family.net, names, start), embedded
+
+
+def takes_scale(m: object) -> bool:
+    """Whether the student is told the guidance scale: where it was trained for more than one."""
+    if isinstance(m, MethodGuidance):
+        return m.scale_low < m.scale_high
+    return isinstance(m, MethodLcm) and m.embed_guidance
 
 
 def with_guidance_input(family: TinyFamily) -> Net:
@@ -189,13 +203,22 @@ def make_method(
         flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
         return Flow(flow, student, module), None
     if isinstance(m, MethodGuidance):
-        law: Times = Shifted(LogitNormal(), schedule)
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or guided_by, m.floor, limit)
-        return GuidanceDistillation(spec, roles.teacher, student, module, law), None
+        law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
+        inputs = inputs_of(m.inputs, m.times or (), law, m.data_weight)
+        return GuidanceDistillation(spec, roles.teacher, student, module, inputs), m.times
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
     if isinstance(m, MethodLcm):
         lcm = LcmConfig(
-            m.teacher_steps, m.skip, m.guidance_low, m.guidance_high, embedded, m.huber_c, m.condition or guided_by, m.solver, limit
+            m.teacher_steps,
+            m.skip,
+            m.guidance_low,
+            m.guidance_high,
+            embedded,
+            m.huber_c,
+            m.condition or guided_by,
+            m.solver,
+            limit,
         )
         return Lcm(lcm, roles.teacher, student, module), times
     return make_dmd2(config, m, roles, times, guided_by), times
@@ -204,17 +227,20 @@ def make_method(
 def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, ...], guided_by: str) -> Dmd2:
     """DMD2 with its guidance, inputs and terms."""
     teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
-    kinds: dict[str, Callable[[], Inputs]] = {
-        "backward": lambda: Simulated(times),
-        "data": lambda: Noised(Grid(times)),
-        "mix": lambda: Mixed((Simulated(times), Noised(Grid(times))), (1 - m.data_weight, m.data_weight)),
-    }
     critic = roles.denoisers["critic"]
     terms = [adversarial(m, critic)] if m.gan_weight else []
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor), teacher, roles.denoisers["student"], critic, roles.modules,
-        Generated(kinds[m.inputs]()), terms, Uniform(m.t_min, m.t_max),
+        Generated(inputs_of(m.inputs, times, Grid(times), m.data_weight)), terms, Uniform(m.t_min, m.t_max),
     )  # fmt: skip
+
+
+def inputs_of(kind: str, times: tuple[float, ...], law: Times, data_weight: float) -> Inputs:
+    """Noised data at times of `law`, the student's own sampling at `times`, or a mixture."""
+    if kind == "data":
+        return Noised(law)
+    own = Simulated(times)
+    return own if kind == "backward" else Mixed((own, Noised(law)), (1 - data_weight, data_weight))
 
 
 def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:

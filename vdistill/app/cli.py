@@ -95,6 +95,10 @@ def _export(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     p.add_argument("--to", choices=("diffusers", "lora"), default="diffusers", help="form (default: diffusers)")
     p.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    p.add_argument("--guidance", metavar="S", type=float, help="fix the scale of a student that takes it as an input")
+    p.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights on disk"
+    )
 
 
 def _doctor(p: argparse.ArgumentParser) -> None:
@@ -113,7 +117,11 @@ def _model(p: argparse.ArgumentParser) -> None:
 def _how(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", metavar="N", type=int, help="of a teacher; a student's are its own")
     p.add_argument("--guidance", metavar="S", type=float, help="guidance scale of a teacher; 1 means none")
-    p.add_argument("--seed", type=int, default=0, help="of the first noise (default: 0)")
+    p.add_argument("--scale", metavar="S", type=float, help="of a student that takes the guidance scale as an input")
+    p.add_argument("--solver", choices=SOLVERS, default="ddim", help="of a teacher (default: ddim)")
+    p.add_argument("--seed", type=int, default=0, help="of the first noise; clip i gets seed + i (default: 0)")
+    p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
+    p.add_argument("--size", metavar="HxW", help="height x width in pixels; the model's own without it")
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

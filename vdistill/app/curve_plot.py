@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
-WIDTH, HEIGHT = 720, 320
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44  # margins, in SVG units
+WIDTH, HEIGHT = 720, 340
+LEFT, RIGHT, TOP, BOTTOM = 76, 14, 34, 48  # margins, in SVG units
 POINTS = 160  # of one drawn curve
 COLOURS = 6  # the page styles .c0 to .c5
 
@@ -58,11 +59,11 @@ def svg(curves: Mapping[str, Curve]) -> str:
         parts.append(f'<path class="axis" d="M{x(step):.1f} {floor}v5"/>')
         parts.append(f'<text x="{x(step):.1f}" y="{floor + 19}" text-anchor="middle">{step}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">training step</text>')
-    parts.append(f'<text transform="translate(13 {(TOP + floor) / 2}) rotate(-90)" text-anchor="middle">loss, log</text>')
+    parts.append(f'<text x="{LEFT - 8}" y="16" text-anchor="start">loss, logarithmic</text>')
     for i, curve in enumerate(thin.values()):
         path = "M" + "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in curve) + ("h.1" if len(curve) == 1 else "")
         parts.append(f'<path class="line c{i % COLOURS}" d="{path}"/>')
-    said = "; ".join(f"{n}: {number(c[0][1])} at step {c[0][0]}, {number(c[-1][1])} at step {c[-1][0]}" for n, c in thin.items())
+    said = "; ".join(f"{name}: {number(c[0][1])} first, {number(c[-1][1])} last" for name, c in thin.items())
     title = f"Training losses by step, logarithmic. {said}"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
@@ -104,4 +105,4 @@ def number(value: float) -> str:
         return "–"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return re.sub(r"e([+-])0?", r"e\1", f"{value:.2g}").replace("e+", "e")

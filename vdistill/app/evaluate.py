@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.errors import UserError
 from ..families.tiny import TinyFamily
 from ..worlds.shapes import Shapes
-from .generate import Plan, Sampled, generate
-from .models import open_model
+from .about import about
+from .generate import Plan, Sampled, generate, plan_of, size_of
+from .models import model_folder, open_model
 from .score import diversity, score
 
 OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
@@ -44,7 +46,11 @@ def exam(
 
 
 def examine(
-    family: TinyFamily, paper: Exam, plan: Plan, net: Denoiser | None = None, times: Sequence[float] | None = None,
+    family: TinyFamily,
+    paper: Exam,
+    plan: Plan,
+    net: Denoiser | None = None,
+    times: Sequence[float] | None = None,
     with_diversity: bool = True,
 ) -> tuple[dict[str, float], Sampled]:
     """(scores, what was sampled). Scores: those of app/score.py, passes, seconds_per_clip, and diversity/..."""
@@ -65,11 +71,19 @@ def examine(
 
 def run(args: argparse.Namespace) -> int:
     """Print the scores; --json FILE keeps them."""
-    plan = Plan(args.steps, args.guidance, args.solver, args.seed, args.scale)
-    found, _ = examine(open_model(args.model), exam(args.clips, args.frames, args.size), plan)
-    width = max(map(len, found))
+    family, known = open_model(args.model), about(model_folder(args.model))
+    plan = plan_of(
+        family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
+    )
+    height, width = size_of(args.size, known)
+    if height != width:
+        raise UserError(f"the shapes world is square, found {height}x{width}", "--size")
+    if args.clips < 2:
+        raise UserError(f"needs 2 clips or more, found {args.clips}", "--clips")
+    found, _ = examine(family, exam(args.clips, args.frames or known.frames, height), plan)
+    column = max(map(len, found))
     for key, value in found.items():
-        print(f"{key:<{width}}  {value:.4g}")
+        print(f"{key:<{column}}  {value:.4g}")
     if args.json:
         Path(args.json).write_text(json.dumps({"model": args.model, "clips": args.clips, **found}, indent=1))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ from torch import Tensor
 from ..core.attention import Attend, full
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
+from ..core.errors import UserError
 from ..core.guidance import Guided, cfg
 from ..core.schedule import Schedule
 from ..core.solvers import Solver, solve
 from ..families.few_step import FewStepScheduler
 from ..families.tiny import TinyFamily
+from .about import About
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,34 @@ class Sampled:
     pixels: Tensor
     passes: int
     seconds: float
+
+
+def plan_of(
+    family: TinyFamily, about: About, *, steps: int | None, guidance: float | None, scale: float | None, **rest: Any
+) -> Plan:
+    """What a user asked for, the rest from the model. UserError for what its kind of model has no use for."""
+    takes_scale = getattr(family.net.net, "guidance", None) is not None
+    if scale is not None and not takes_scale:
+        raise UserError("this model does not take the guidance scale as an input", "--scale", "use --guidance")
+    if family.times is not None:
+        if guidance not in (None, 1.0):
+            raise UserError("a few-step student runs without guidance; it has it in its weights", "--guidance")
+        if steps not in (None, len(family.times)):
+            raise UserError(f"this student takes {len(family.times)} steps, found {steps}", "--steps", "leave it out")
+    if takes_scale:
+        scale = about.guidance if scale is None else scale
+    own = 1.0 if family.times is not None or takes_scale else about.guidance
+    return Plan(steps or about.steps, own if guidance is None else guidance, scale=scale, **rest)
+
+
+def size_of(text: str | None, about: About) -> tuple[int, int]:
+    """(height, width) from HxW or from the model. UserError for anything else."""
+    if text is None:
+        return about.height, about.width
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(s.isdigit() and int(s) for s in sides):
+        raise UserError(f"expected height x width such as 32x32, found {text!r}", "--size")
+    return int(sides[0]), int(sides[-1])
 
 
 class Counted:
@@ -64,8 +95,13 @@ def first_noise(shape: Sequence[int], seed: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    family: TinyFamily, captions: Sequence[str], plan: Plan, frames: int, size: tuple[int, int],
-    net: Denoiser | None = None, times: Sequence[float] | None = None,
+    family: TinyFamily,
+    captions: Sequence[str],
+    plan: Plan,
+    frames: int,
+    size: tuple[int, int],
+    net: Denoiser | None = None,
+    times: Sequence[float] | None = None,
 ) -> Sampled:
     """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own."""
     times = times if times is not None else family.times

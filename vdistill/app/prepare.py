@@ -149,16 +149,19 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def open_codec(family: str, device: str) -> Codec:
     """The codec of a family by name, or of a model folder. UserError for neither."""
     from ..families.pixel import pixel_vae
-    from ..families.tiny import TinyFamily, TinySize
+    from ..families.tiny import TinySize
     from ..families.wan_codec import WanCodec
+    from .models import open_model
 
-    if Path(family).is_dir():
-        codec = TinyFamily.load(family).codec
-    elif family == "tiny":
+    if family == "tiny":
         size = TinySize()
         codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
+    elif Path(family).is_dir() or family == "shapes":
+        codec = open_model(family).codec
     else:
-        raise UserError(f"no family or model folder {family!r}", "--family", "tiny, or a diffusers folder")
+        raise UserError(
+            f"no family or model folder {family!r}", "--family", "tiny, shapes, a run or a diffusers folder"
+        )
     codec.vae.to(device)
     return codec
 

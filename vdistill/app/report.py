@@ -22,6 +22,12 @@ FPS = 8
 SIDE = 128  # pixels a small clip is enlarged to
 TEMPLATE = "assets/report.html"
 NONE = "–"
+WORDS = {  # what a measure is called on the page
+    "accuracy": "Every attribute right",
+    "diversity/distinct": "Distinct results of one open caption",
+    "flicker": "Flicker, less is steadier",
+    "frechet": "Fréchet distance, less is closer to true clips",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
         ("student_accuracy", percent, "student", "clips with every attribute right"),
         ("teacher_accuracy", percent, "teacher, full cost", "the same measure, the same captions"),
         ("teacher_same_cost_accuracy", percent, "teacher, student’s cost", "the better of the ways measured"),
-        ("gap_closed", percent, "of the gap closed", "from the teacher at the student’s cost to the teacher at full cost"),
+        ("gap_closed", percent, "of the gap closed", "between the teacher at the student’s cost and at full cost"),
         ("speedup", times, "faster", "wall-clock time per clip, against the teacher at full cost"),
         ("diversity_ratio", times, "the teacher’s diversity", "distinct results for one open caption"),
         ("wall_s", duration, "from start to report", "training and measuring"),
@@ -98,12 +104,13 @@ def tiles(summary: Mapping[str, Any]) -> str:
 
 
 def counted(summary: Mapping[str, Any]) -> str:
-    """How sure the accuracies are: the widest 95 % interval (Wilson) that so many clips leave."""
+    """How sure the accuracies are: the widest 95% interval (Wilson) that so many clips leave."""
     clips = summary.get("clips")
     if not _is(clips) or clips < 1:
         return ""
-    half = max((high - low) / 2 for low, high in [wilson(0.5, int(clips))])
-    return f"Accuracies count {int(clips)} clips: read each as at most ±{100 * half:.0f} points (95 % interval)."
+    low, high = wilson(0.5, int(clips))
+    half = (high - low) / 2
+    return f"Accuracies count {int(clips)} clips: read each as at most ±{100 * half:.0f} points (95% interval)."
 
 
 def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -147,12 +154,18 @@ def table(report: Report) -> str:
         return '<p class="none">Nothing was measured.</p>'
     rows, first = report.rows, report.rows[0].seconds_per_clip
     lines = [
-        ("Network passes a clip (NFE)", [str(r.nfe) for r in rows]),
-        ("Seconds a clip", [number(r.seconds_per_clip) for r in rows]),
+        ("Network passes per clip (NFE)", [str(r.nfe) for r in rows]),
+        ("Seconds per clip", [number(r.seconds_per_clip) for r in rows]),
         ("Speed-up", [times(_ratio(first, r.seconds_per_clip)) for r in rows]),
     ]
-    lines += [(_accuracy_name(k), [percent(r.accuracy.get(k)) for r in rows]) for k in _keys(rows, "accuracy")]
-    lines += [(k.replace("/", ", "), [number(r.extra.get(k, math.nan)) for r in rows]) for k in _keys(rows, "extra")]
+    lines += [
+        (WORDS.get(k, f"{k.capitalize()} right"), [percent(r.accuracy.get(k)) for r in rows])
+        for k in _keys(rows, "accuracy")
+    ]
+    lines += [
+        (WORDS.get(k, k.replace("/", ", ")), [number(r.extra.get(k, math.nan)) for r in rows])
+        for k in _keys(rows, "extra")
+    ]
     head = "".join(f'<th scope="col">{escape(r.name)}</th>' for r in rows)
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
@@ -168,10 +181,6 @@ def _keys(rows: list[Sampler], field: str) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in getattr(row, field)))
 
 
-def _accuracy_name(key: str) -> str:
-    return "Accuracy, every attribute right" if key == "accuracy" else f"Accuracy, {key}"
-
-
 def _ratio(first: float, this: float) -> float:
     return first / this if this > 0 else math.nan
 
@@ -185,11 +194,11 @@ def _is(value: object) -> bool:
 
 
 def percent(value: float | None) -> str:
-    return f"{100 * value:.0f} %" if value is not None and math.isfinite(value) else NONE
+    return f"{100 * value:.0f}%" if value is not None and math.isfinite(value) else NONE
 
 
 def times(value: float) -> str:
-    return f"{value:.{0 if value >= 10 else 1 if value >= 2 else 2}f}×" if math.isfinite(value) else NONE
+    return f"{value:.0f}×" if value >= 10 else f"{value:.3g}×" if math.isfinite(value) else NONE
 
 
 def gib(value: float) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from ..core.errors import UserError
 from ..data.media import write_video
 from ..data.prompts import read_prompts
-from .generate import Plan, generate
-from .models import open_model
+from .about import about
+from .generate import generate, plan_of, size_of
+from .models import model_folder, open_model
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,17 +22,18 @@ def run(args: argparse.Namespace) -> int:
         prompts += read_prompts(Path(args.prompts))
     if not prompts:
         raise UserError("no prompt", "sample", "give --prompt TEXT or --prompts FILE")
-    family, out = open_model(args.model), Path(args.out)
-    size = (args.size, args.size)
-    plan = Plan(args.steps, args.guidance, args.solver, args.seed, args.scale)
-    made = generate(family, prompts, plan, args.frames, size)
+    family, known, out = open_model(args.model), about(model_folder(args.model)), Path(args.out)
+    plan = plan_of(
+        family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
+    )
+    made = generate(family, prompts, plan, args.frames or known.frames, size_of(args.size, known))
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, (prompt, clip) in enumerate(zip(prompts, made.pixels, strict=True)):
         path = out / f"{i:03d}.mp4"
         write_video(path, clip, fps=args.fps, scale=max(1, 256 // clip.shape[-1]))
         rows.append({"file": path.name, "prompt": prompt, "seed": args.seed + i, "model": args.model,
-                     "passes": made.passes, "times": family.times, "guidance": args.guidance})  # fmt: skip
+                     "passes": made.passes, "times": family.times, "guidance": plan.guidance})  # fmt: skip
         print(path)
     (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{made.passes} passes, {made.seconds:.2f} s a clip", file=sys.stderr)

@@ -52,13 +52,24 @@ class MethodFlow(Section):
 
 
 class MethodGuidance(Section):
-    """Guidance distillation: one pass that takes the guidance scale as an input."""
+    """Guidance distillation: one pass for two, with the scale as an input (or fixed, where low = high)."""
 
     name: Literal["guidance"] = note("guidance", "this method")
     scale_low: float = note(1.0, "smallest scale learned; 1 means none", "times", ge=0, le=100)
     scale_high: float = note(4.0, "largest scale learned", "times", ge=0, le=100)
     condition: str | None = note(None, "the condition it guides; the family's when left out")
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    times: Few | None = note(None, "times of a few-step student; any number of steps when left out", "t, 1 = noise")
+    inputs: Literal["data", "backward", "mix"] = note(
+        "data", "what the student sees: noised data, its own sampling at 'times', or one of them by chance"
+    )
+    data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+
+    @model_validator(mode="after")
+    def _own_sampling_needs_times(self) -> MethodGuidance:
+        if self.inputs != "data" and self.times is None:
+            raise fault("inputs", f"{self.inputs} is the student's own sampling, which needs its 'times'")
+        return self
 
     @model_validator(mode="after")
     def _a_range(self) -> MethodGuidance:

@@ -7,19 +7,26 @@ import json
 import resource
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..core.engine import Engine, Report
 from ..core.errors import UserError
+from ..core.scope import AdapterRole
 from . import config as configs
+from .about import About
 from .build import Built, build, engine_of
-from .schema import Config
+from .export import LORA_FILE, adapter_tensors
+from .models import STUDENT
+from .schema import Config, FamilyTiny
+from .schema_method import MethodGuidance
 from .validate import validator
 
 CONFIG, SPEED = "config.yaml", "speed.jsonl"
@@ -48,6 +55,7 @@ def train(
 
     watch: told of every step; it may end the run by `engine.stop(reason)`. A run that ends so is finished all the same.
     """
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # a slower kernel, no error
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     accelerator = Accelerator(
@@ -73,7 +81,7 @@ def train(
     if config.report_to:
         accelerator.end_training()
     if engine.stopped_by not in SIGNALS and accelerator.is_main_process:
-        finish(built, engine, out / "student")
+        finish(config, built, engine, out / STUDENT)
     return engine
 
 
@@ -100,14 +108,26 @@ def comparable(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.strip().startswith(free)]
 
 
-def finish(built: Built, engine: Engine, folder: Path) -> None:
+def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
     """Write the trained model, averaged where it was averaged, and put it in place in one rename."""
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     with engine.averaged():
         built.family.save(built.plain_student(), scratch, built.times)
+        if isinstance(built.student, AdapterRole):
+            save_file(adapter_tensors(built), scratch / LORA_FILE)
+    about_student(config).write(scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def about_student(config: Config) -> About:
+    """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
+    f, v, m = config.family, config.validation, config.method
+    clip = (f.frames, f.size, f.size) if isinstance(f, FamilyTiny) else (1, 1, 1)
+    if isinstance(m, MethodGuidance):
+        return About(*clip, max(v.steps, 2), (m.scale_low + m.scale_high) / 2, m.name)
+    return About(*clip, v.steps, v.guidance, m.name)
 
 
 @contextmanager

@@ -283,6 +283,4 @@ class PerSample:
         return self.denoiser.schedule
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
-        return guided_x0(
-            self.denoiser, x, t, cond, self.scale, self.name, attend=attend, max_batch=self.max_batch
-        )
+        return guided_x0(self.denoiser, x, t, cond, self.scale, self.name, attend=attend, max_batch=self.max_batch)

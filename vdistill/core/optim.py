@@ -53,16 +53,12 @@ class Optimizer:
         if hidden:
             if not hasattr(torch.optim, "Muon"):
                 raise UserError(f"muon needs torch 2.9 or later, found {torch.__version__}", "optim.name", "use adamw")
-            muon = torch.optim.Muon(
-                hidden, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            muon = torch.optim.Muon(hidden, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
             self.parts.append(muon)
         taken = {id(p) for p in hidden}
         rest = [p for p in self.params if id(p) not in taken]
         if rest:
-            self.parts.append(
-                torch.optim.AdamW(rest, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-            )
+            self.parts.append(torch.optim.AdamW(rest, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay))
 
     def zero(self) -> None:
         for part in self.parts:

@@ -6,6 +6,7 @@ LoRA: Hu et al. 2022. In the adapter scope every role runs the same base weights
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ def lora_roles(net: Net, names: Sequence[str], lora: Lora) -> Roles:
             r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(lora.targets), lora_dropout=0.0
         )
         try:
-            inject_adapter_in_model(config, net, adapter_name=name)
+            with warnings.catch_warnings():  # several adapters on one base is what we want
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                inject_adapter_in_model(config, net, adapter_name=name)
         except ValueError as error:
             raise UserError(f"no layer is called any of {list(lora.targets)}", "scope.targets") from error
     denoisers = {name: AdapterRole(net, name) for name in names}

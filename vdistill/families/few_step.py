@@ -47,15 +47,17 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None, device: str | torch.device | None = None) -> None:
         """The trained times, whatever number is asked for."""
         self.times = [*map(float, self.config.times), 0.0]
         self.num_inference_steps, self.place = len(self.times) - 1, 0
         self.sources: list[Rng] = []
         self.timesteps = (1000 * torch.tensor(self.times[:-1], dtype=torch.float64)).to(device, torch.float32)
         self.sigmas = torch.tensor(self.times, dtype=torch.float32, device=device)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Pipelines that start in the middle say where."""
+        self.place = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
         return sample

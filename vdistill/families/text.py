@@ -34,8 +34,15 @@ def learn_tokenizer(captions: Iterable[str], vocabulary: int = 512, length: int 
 def fixed_encoder(vocabulary: int, dim: int, layers: int = 1, seed: int = 0) -> UMT5EncoderModel:
     """A UMT5 encoder with seeded random weights, never trained: enough to tell words and their order apart."""
     config = UMT5Config(
-        vocab_size=vocabulary, d_model=dim, d_kv=dim // 4, d_ff=2 * dim, num_layers=layers, num_heads=4,
-        dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+        vocab_size=vocabulary,
+        d_model=dim,
+        d_kv=dim // 4,
+        d_ff=2 * dim,
+        num_layers=layers,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

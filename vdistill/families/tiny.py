@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from ..core.checkpoint import fill, read_tensors
 from ..core.cond import Cond
 from ..core.denoiser import Net
 from ..core.errors import UserError
@@ -20,10 +23,11 @@ from .few_step import FewStepScheduler
 from .pixel import PixelVae, pixel_vae
 from .text import fixed_encoder, learn_tokenizer
 from .wan_codec import WanCodec
-from .wan_net import WanNet
+from .wan_net import GuidanceEmbedding, WanNet
 
 PREDICTS: dict[str, Predicts] = {"sample": "x0", "flow_prediction": "flow"}
 TEXT_CACHE = 4096
+GUIDANCE_FILE = "guidance_embedding.safetensors"
 
 
 @dataclass(frozen=True)
@@ -111,37 +115,58 @@ class TinyFamily:
         for quiet in (diffusers_logging, transformers_logging):
             quiet.set_verbosity_error()
             quiet.disable_progress_bar()
+        check_weights(folder)
         try:
-            pipe = WanPipeline.from_pretrained(
-                folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
-            )
+            pipe = WanPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except Exception as error:  # the library raises many kinds; each means the folder is not a whole pipeline
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"does not open as a Wan pipeline ({first[:200]})", str(folder)) from error
+        pipe.to(torch.float32)
         if not isinstance(pipe.vae, AutoencoderKLWan | PixelVae):
             raise UserError(f"VAE {type(pipe.vae).__name__} is not one of AutoencoderKLWan, PixelVae", str(folder))
-        return cls(pipe)
+        family = cls(pipe)
+        if (folder / GUIDANCE_FILE).is_file():
+            embedding = GuidanceEmbedding(pipe.transformer.config.text_dim)
+            fill(embedding, read_tensors(folder / GUIDANCE_FILE), str(folder / GUIDANCE_FILE))
+            family.net = Net(WanNet(pipe.transformer, embedding), family.schedule, family.net.predicts)
+        return family
 
     @torch.no_grad()
     def text(self, captions: Sequence[str]) -> Cond:
-        """Cond with field "text" [B, L, D] from the pipeline's own encoder, null the empty caption; cached."""
-        new = [c for c in dict.fromkeys([*captions, ""]) if c not in self._known]
-        if new:
-            if len(self._known) > TEXT_CACHE:
-                self._known.clear()
-                new = list(dict.fromkeys([*captions, ""]))
+        """Cond with field "text" [B, L, D] from the pipeline's own encoder, null the empty caption.
+
+        Cached, and encoded one by one: an encoder's last bits depend on what else is in its batch, and a resumed run,
+        whose cache is empty, must see the same numbers.
+        """
+        if len(self._known) > TEXT_CACHE:
+            self._known.clear()
+        for caption in {*captions, ""} - self._known.keys():
             found, _ = self.pipe.encode_prompt(
-                new, do_classifier_free_guidance=False, max_sequence_length=self.text_length
+                caption, do_classifier_free_guidance=False, max_sequence_length=self.text_length
             )
-            self._known |= dict(zip(new, found.float(), strict=True))
+            self._known[caption] = found[0].float()
         return Cond({"text": torch.stack([self._known[c] for c in captions])}, null={"text": self._known[""][None]})
 
     def save(self, net: Net, folder: Path, times: Sequence[float] | None = None) -> None:
-        """Write a stock WanPipeline folder with the weights of `net`; `times` adds the trained few-step schedule."""
-        scheduler = self.pipe.scheduler
+        """Write a stock WanPipeline folder with the weights of `net`; `times` adds the trained few-step schedule, and
+        an embedding of the guidance scale goes into a file of its own beside it."""
+        scheduler, parts = self.pipe.scheduler, self.pipe
         if times is not None:
             kind = next(k for k, v in PREDICTS.items() if v == net.predicts)
-            scheduler = FewStepScheduler(times=list(times), prediction_type=kind)
-        parts = self.pipe
+            scheduler = FewStepScheduler(times=list(times), prediction_type=kind, shift=self.schedule.shift)
         assert isinstance(net.net, WanNet)
-        WanPipeline(parts.tokenizer, parts.text_encoder, parts.vae, scheduler, net.net.transformer).save_pretrained(folder)
+        WanPipeline(parts.tokenizer, parts.text_encoder, parts.vae, scheduler, net.net.transformer).save_pretrained(
+            folder
+        )
+        if net.net.guidance is not None:
+            save_file(net.net.guidance.state_dict(), folder / GUIDANCE_FILE)
+
+
+def check_weights(folder: Path) -> None:
+    """UserError naming the first safetensors file of a model folder that is not whole."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as handle:
+                handle.keys()
+        except Exception as error:  # SafetensorError, or an OSError for an empty file
+            raise UserError(f"not a whole safetensors file ({error})", str(path), "copy it again") from error

@@ -48,9 +48,7 @@ class WanCodec:
                 f"sides multiples of {self.spatial}",
                 "size",
             )
-        return (
-            self.vae.config.z_dim, 1 + (frames - 1) // self.temporal, height // self.spatial, width // self.spatial
-        )
+        return (self.vae.config.z_dim, 1 + (frames - 1) // self.temporal, height // self.spatial, width // self.spatial)
 
     def stream(self) -> Callable[[Tensor], Tensor]:
         """Decode chunk by chunk with the decoder's own memory; equal to decoding the whole."""

@@ -1,21 +1,22 @@
 """Guidance distillation, stage 1 (Meng et al. 2023): one pass that takes the scale as an input.
 
-L = E w(t) |x0_hat(x_t, t, c, s) - [x0_u + s (x0_c - x0_u)]|^2 with s ~ U[low, high]; s = 1 means none.
+L = E w(t) |x0_hat(x_t, t, c, s) - [x0_u + s (x0_c - x0_u)]|^2 with s ~ U[low, high]; s = 1 means none. x_t is noised
+data, or what a few-step student meets in its own sampling (as Jensen & Sadat 2025 do with guided trajectories).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
 from ..core.guidance import guided_x0
+from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
-from ..core.times import Times
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,23 @@ class GuidanceConfig:
 
 
 class GuidanceDistillation:
-    """One learner, "student", which reads the scale from Cond field "guidance" [B]."""
+    """One learner, "student", which may read the scale from Cond field "guidance" [B]; inputs: where x_t comes from."""
 
     def __init__(
-        self, cfg: GuidanceConfig, teacher: Denoiser, student: Denoiser, module: nn.Module, times: Times
+        self, cfg: GuidanceConfig, teacher: Denoiser, student: Denoiser, module: nn.Module, inputs: Inputs
     ) -> None:
-        self.cfg, self.teacher, self.student, self.times = cfg, teacher, student, times
+        self.cfg, self.teacher, self.student, self.inputs = cfg, teacher, student, inputs
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
         return ("student",)
 
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
-        x, n, cfg = batch.x, len(batch), self.cfg
-        t = self.times(rng, n, x)
-        xt = self.student.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
-        scale = rng.uniform("scale", (n,), cfg.low, cfg.high, like=x)
+        cfg, path = self.cfg, self.student.schedule
+        scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
+        told = replace(batch, cond=batch.cond.with_field("guidance", scale))
+        found = self.inputs(self.student, told, rng)
         with no_grad():
-            target = guided_x0(self.teacher, xt, t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
-        guess = self.student.x0(xt, t, batch.cond.with_field("guidance", scale))
-        return Loss(batch.mean(weighted_x0(guess, target, t, self.student.schedule, "flow", cfg.floor)))
+            goal = guided_x0(self.teacher, found.x, found.t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
+        guess = self.student.x0(found.x, found.t, told.cond) if found.answer is None else found.answer
+        return Loss(batch.mean(weighted_x0(guess, goal, found.t, path, "flow", cfg.floor)))

@@ -55,7 +55,7 @@ class Scene:
 
 
 def caption(things: Sequence[Thing]) -> str:
-    """"a red square moves left while a blue circle rotates"."""
+    """ "a red square moves left while a blue circle rotates"."""
     return " while ".join(t.phrase() for t in things)
 
 
@@ -121,9 +121,7 @@ def bounce(position: Tensor, low: float, high: float) -> Tensor:
 
 def track(scene: Scene, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Centre [T, 2] in pixels and angle [T] in radians at the given frame numbers, any length."""
-    axes = [
-        bounce(scene.start[i] + scene.velocity[i] * frames, scene.low[i], scene.high[i]) for i in range(2)
-    ]
+    axes = [bounce(scene.start[i] + scene.velocity[i] * frames, scene.low[i], scene.high[i]) for i in range(2)]
     return torch.stack(axes, -1), scene.angle + scene.spin * frames
 
 
@@ -173,8 +171,10 @@ class Shapes:
         """Geometry of clip `index`."""
         rng, things = Rng(self.seed, index, turn="geometry"), self.things(index)
         cells = self._cells(len(things), rng.integer("layout", 2))
-        return [self._scene(t, cell, rng.uniform(f"thing/{n}", (6,)).tolist(), len(things)) for n, (t, cell) in
-                enumerate(zip(things, cells, strict=True))]
+        return [
+            self._scene(t, cell, rng.uniform(f"thing/{n}", (6,)).tolist(), len(things))
+            for n, (t, cell) in enumerate(zip(things, cells, strict=True))
+        ]
 
     def _cells(self, count: int, layout: int) -> list[tuple[float, float, float, float]]:
         s = float(self.size)
