@@ -1,4 +1,4 @@
-"""What a model folder is for, beside its weights: vdistill.json with the clip it was trained on and its best guidance."""
+"""What a model folder says beside its weights: vdistill.json, the clip it was trained on and its best guidance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = "vdistill.json"
 
 @dataclass(frozen=True)
 class About:
-    """frames, height, width: of a clip; steps, guidance: how a teacher is sampled (a few-step student ignores steps)."""
+    """frames, height, width: of a clip; steps, guidance: how a teacher is sampled (a student ignores steps)."""
 
     frames: int = 17
     height: int = 32

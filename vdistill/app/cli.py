@@ -80,8 +80,7 @@ def _sample(p: argparse.ArgumentParser) -> None:
     ask.add_argument("--prompts", metavar="FILE", type=Path, help="a text file, one caption a line")
     _how(p)
     p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="where to write (default: clips)")
-    p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
-    p.add_argument("--solver", choices=SOLVERS, default="ddim", help="of a teacher (default: ddim)")
+    p.add_argument("--fps", type=float, default=8.0, help="frames a second of the files (default: 8)")
 
 
 def _eval(p: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from statistics import median
@@ -68,7 +67,7 @@ def svg(curves: Mapping[str, Curve]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
 
-def thinned(curve: Curve) -> list[tuple[float, float]]:
+def thinned(curve: Curve) -> list[tuple[int, float]]:
     """At most POINTS points: the middle step and the median value of equal runs of points."""
     size = math.ceil(len(curve) / POINTS)
     runs = [curve[i : i + size] for i in range(0, len(curve), size)]
@@ -105,4 +104,5 @@ def number(value: float) -> str:
         return "–"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return re.sub(r"e([+-])0?", r"e\1", f"{value:.2g}").replace("e+", "e")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -189,7 +189,7 @@ def _data(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _is(value: object) -> bool:
+def _is(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -198,7 +198,9 @@ def percent(value: float | None) -> str:
 
 
 def times(value: float) -> str:
-    return f"{value:.0f}×" if value >= 10 else f"{value:.3g}×" if math.isfinite(value) else NONE
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.{0 if value >= 10 else 1 if value >= 2 else 2}f}×".replace(".00×", "×")
 
 
 def gib(value: float) -> str:

@@ -1,1 +1,1 @@
-"""Audio-driven students. Empty so far; conditions along the sequence are in core/cond.py, chains in core/guidance.py."""
+"""Audio-driven students. Empty so far; conditions along the sequence are in core/cond.py."""

@@ -21,7 +21,7 @@ class WanCodec:
         self.temporal, self.spatial = vae.config.scale_factor_temporal, vae.config.scale_factor_spatial
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, 1 / std) of latents, broadcastable; the reciprocal, as pipelines take it, for results equal bitwise."""
+        """(mean, 1 / std) of latents, broadcastable; the reciprocal, as pipelines take it, for equal bits."""
         config = self.vae.config
         mean, std = (
             torch.tensor(v, device=like.device, dtype=like.dtype).view(1, -1, 1, 1, 1)

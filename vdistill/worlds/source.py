@@ -16,7 +16,7 @@ from .shapes import Shapes
 
 @dataclass(frozen=True)
 class ShapesSource:
-    """(step, global micro-batch) -> Batch of `batch` clips nobody has seen before; images: share of one-frame batches."""
+    """(step, global micro-batch) -> Batch of `batch` clips never seen before; images: share of one-frame batches."""
 
     world: Shapes
     codec: Codec
