@@ -28,8 +28,8 @@ print(tuple(clip.shape))
 """
 CAPTIONS = "Captions are at most {length} tokens: pass `max_sequence_length={length}`."
 FEW = (
-    "The scheduler in this folder carries the trained times and ignores `num_inference_steps`; it and the codec need the "
-    "package `vdistill` to be installed and imported. " + CAPTIONS
+    "The scheduler in this folder carries the trained times and ignores `num_inference_steps`; it and the codec need "
+    "the package `vdistill` to be installed and imported. " + CAPTIONS
 )
 LORA_AFTER = """
 pipe.load_lora_weights("{lora}")
@@ -63,7 +63,7 @@ def write_card(out: Path, run: Path, about: About, lora: bool) -> None:
     lines = [
         "---", "library_name: diffusers", "license: apache-2.0", "pipeline_tag: text-to-video", "---",
         f"# {made.get('name', final.name)}", "",
-        f"A {kind}, {'a LoRA adapter for the base below' if lora else 'stock Wan architecture'}, made with vdistill.", "",
+        f"A {kind}, {'a LoRA adapter for the base below' if lora else 'stock Wan'}, made with vdistill.", "",
         "```python", snippet(final, about, length, steps, base).rstrip(), "```", "",
         FEW.format(length=length) if times else CAPTIONS.format(length=length), "",
         *_training(made, run),
