@@ -1,4 +1,4 @@
-"""The report page in a real browser: posters show, clips decode and play, buttons work, nothing is asked of a network."""
+"""The report page in a real browser: posters show, clips decode and play, buttons work, no network is asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this mac
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND",  # the browser's own errands stay at home too
+    "--disable-component-update", "--disable-sync", "--disable-quic", "--enable-logging=stderr",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # the browser's own errands stay at home too
 )  # fmt: skip
 
 PROBE = """
@@ -30,7 +31,12 @@ addEventListener("error", e => faults.push(String(e.message || e.target.outerHTM
 addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
 addEventListener("securitypolicyviolation", e => faults.push("refused " + e.blockedURI));
 const until = async test => { for (let i = 0; i < 400 && !test(); i++) await new Promise(go => setTimeout(go, 25)); };
-const load = src => new Promise(go => { const i = new Image(); i.onload = () => go(i.naturalWidth); i.onerror = () => go(0); i.src = src; });
+const load = src => new Promise(go => {
+  const image = new Image();
+  image.onload = () => go(image.naturalWidth);
+  image.onerror = () => go(0);
+  image.src = src;
+});
 addEventListener("load", async () => {
   const videos = [...document.querySelectorAll("video")], button = document.getElementById("all"), seen = {};
   const clip = videos[0].parentElement, pressed = () => document.querySelectorAll(".clip[aria-pressed=true]").length;
@@ -66,7 +72,7 @@ addEventListener("load", async () => {
   await until(() => copy.textContent !== before);
   seen.copy = [before, copy.textContent];
   seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  seen.requests = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40)).filter(n => !n.startsWith("data:"));
+  seen.requests = performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"));
   seen.faults = [...faults];
   const stranger = new Image();
   stranger.src = "http://127.0.0.1:9/stranger.png";
@@ -82,7 +88,7 @@ def sample() -> Report:
     world = Shapes(frames=9)
     clips = [world.clip(i) for i in range(2)]
     rows = [
-        Sampler("Teacher, 50 steps with guidance", clips, 100, 1.9, {"accuracy": 0.9, "colour": 1.0}, {"flicker": 0.01}),
+        Sampler("Teacher, 50 steps", clips, 100, 1.9, {"accuracy": 0.9, "colour": 1.0}, {"flicker": 0.01}),
         Sampler("Student, 4 steps", clips, 4, 0.08, {"accuracy": 0.85, "colour": 1.0}, {"flicker": 0.02}),
     ]
     curves = {"student/loss": [(i, 1 / (1 + i)) for i in range(100)]}
