@@ -40,6 +40,11 @@ def test_shapes_never_mix_and_none_is_left_behind(groups: tuple[int, ...], batch
             assert sorted(own[begin : begin + length]) == list(range(base, base + length))
 
 
+def test_shapes_come_mixed_not_one_after_the_other() -> None:
+    which = [Order((50, 50), 1).index(s, 0)[0] // 50 for s in range(100)]
+    assert 20 < sum(a != b for a, b in zip(which, which[1:], strict=False)) < 80
+
+
 def test_ranks_and_accumulation_do_not_change_what_a_step_sees() -> None:
     one, four = Order((50, 30), 8, 1, seed=3), Order((50, 30), 2, 4, seed=3)
     for step in range(40):

@@ -180,6 +180,27 @@ def test_small_files_become_shards_and_large_ones_stay(folder: Path, tmp_path: P
     assert all(torch.equal(one.batch([i]).x, many.batch([i]).x) for i in range(len(one)))
 
 
+def test_killed_between_a_merge_and_the_removal_of_all_its_parts(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    make(folder, tmp_path / "whole")
+    unlink, gone = Path.unlink, list[Path]()
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "latents" and not path.name.startswith("."):
+            gone.append(path)
+            if len(gone) > 1:
+                raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            make(folder, tmp_path / "out")
+    make(folder, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_other_settings_other_codec_and_other_sources_are_refused(folder: Path, tmp_path: Path, encode: Encode) -> None:
     make(folder, tmp_path / "out")
     before = content(tmp_path / "out")
