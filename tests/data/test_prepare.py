@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from vdistill.app import prepare
@@ -232,6 +235,29 @@ def test_a_damaged_shard_is_named_and_made_again(folder: Path, tmp_path: Path) -
                 data_.batch([i])
         make(folder, tmp_path / "out")
         assert content(tmp_path / "out") == before
+
+
+def test_a_forged_shard_is_refused_even_when_its_digest_fits(folder: Path, tmp_path: Path) -> None:
+    make(folder, tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    name = index["shards"][0]["file"]
+    whole = (tmp_path / "out" / "latents" / name).read_bytes()
+    long_header = (1 << 40).to_bytes(8, "little") + whole[8:]
+    other_shape = save({"x": torch.zeros(4, 3, 5, 8, 8)})
+    for data, reason in (
+        (b"", "not a file of latents"),
+        (whole[:-1], "not a file of latents"),
+        (long_header, "not a file of latents"),
+        (pickle.dumps({"x": 1}), "not a file of latents"),
+        (save({"y": torch.zeros(2)}), "not a file of latents"),
+        (other_shape, "the index says"),
+    ):
+        forged = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.safetensors"
+        (tmp_path / "out" / "latents" / forged).write_bytes(data)
+        text_ = json.dumps(index).replace(name, forged)
+        (tmp_path / "out" / "index.json").write_text(text_)
+        with pytest.raises(UserError, match=reason):
+            LatentData(tmp_path / "out", text).batch([0])
 
 
 def test_bad_files_are_skipped_listed_and_stop_above_the_limit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,9 @@ class LatentData:
             raise UserError(f"is damaged ({error!r})", str(where), "run `vdistill prepare` again") from error
         if not self.clips:
             raise UserError("holds no clip", str(self.folder))
+        counts = Counter(c.file for c in self.clips)
+        shape_of = {str(s["file"]): tuple(s["shape"]) for s in index["shards"]}
+        self._expected = {file: (n, *shape_of[file]) for file, n in counts.items()}
         self._open: dict[str, Any] = {}
         self._checked: set[str] = set()
         if codec is not None:
@@ -100,7 +104,14 @@ class LatentData:
         if file not in self._checked and digest(path) != path.stem:
             raise UserError("shard does not match its digest: damaged or edited", str(path), hint)
         self._checked.add(file)
-        return safetensors.safe_open(path, "pt").get_slice("x")
+        try:
+            rows = safetensors.safe_open(path, "pt").get_slice("x")
+            found = tuple(rows.get_shape())
+        except safetensors.SafetensorError as error:
+            raise UserError(f"is not a file of latents ({error})", str(path), hint) from error
+        if found != self._expected[file]:
+            raise UserError(f"has shape {found}, the index says {self._expected[file]}", str(path), hint)
+        return rows
 
     def _check_codec(self, codec: Codec) -> None:
         width, height = (int(s) for s in self.settings["buckets"][0].split("x"))
