@@ -87,7 +87,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
     shown = [
         ("student_accuracy", percent, "student", "clips with every attribute right"),
         ("teacher_accuracy", percent, "teacher, full cost", "the same measure, the same captions"),
-        ("teacher_same_cost_accuracy", percent, "teacher, student’s cost", "the better of the ways measured"),
+        ("teacher_same_cost_accuracy", percent, "teacher, student’s cost", "the best of the ways measured"),
         ("gap_closed", percent, "of the gap closed", "between the teacher at the student’s cost and at full cost"),
         ("speedup", times, "faster", "wall-clock time per clip, against the teacher at full cost"),
         ("diversity_ratio", times, "the teacher’s diversity", "distinct results for one open caption"),
