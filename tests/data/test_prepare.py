@@ -367,6 +367,20 @@ def test_a_mistyped_option_is_said_before_any_file_is_opened(tmp_path: Path, opt
     assert not (tmp_path / "out").exists()
 
 
+def test_a_config_names_the_codec_of_the_model_it_will_make(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "name: mine\nfamily: {name: tiny, std: 0.25, patch_size: 4}\ndata: {name: latents, path: not/yet}\n"
+        "method: {name: flow}\ntrain: {steps: 1}\n"
+    )
+    mine, plain = prepare.open_codec(str(config), "cpu"), prepare.open_codec("tiny", "cpu")
+    assert mine.shape(17, 32, 32) == (192, 5, 8, 8)
+    clip = torch.rand(1, 3, 5, 32, 32)
+    assert mine.encode(clip).std() == pytest.approx(2 * float(plain.encode(clip).std()), rel=1e-4)
+    with pytest.raises(UserError):
+        prepare.open_codec(str(tmp_path / "gone.yaml"), "cpu")
+
+
 @pytest.mark.parametrize("index", ["", "[]", "{}", '{"format": 1, "kind": "latents", "complete": true}', "\0"])
 def test_a_damaged_index_is_one_clear_line(tmp_path: Path, index: str) -> None:
     (tmp_path / "index.json").write_text(index)

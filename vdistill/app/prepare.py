@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("src", metavar="SRC", type=Path, help="folder, metadata.jsonl, metadata.csv, or a .txt of prompts alone")
     add("--out", type=Path, required=True, help="folder to write; run again to continue or to take in new files")
-    add("--family", default="tiny", help="whose codec: a family's name or a model folder (default: tiny)")
+    add("--family", default="tiny", help="whose codec: a model folder, tiny, shapes, or the .yaml of the training")
     add("--frames", type=int, default=17, help="frames of a clip (default: 17)")
     add("--fps", default="8", help="frames a second, chosen by timestamps: 8, 23.976, 30000/1001 (default: 8)")
     add("--size", default="32x32", help="WIDTHxHEIGHT in pixels (default: 32x32)")
@@ -147,7 +147,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 
 def open_codec(family: str, device: str) -> Codec:
-    """The codec of a family by name, or of a model folder. UserError for neither."""
+    """The codec of a family by name, of a model folder, or of the new model a config describes. UserError else."""
     from ..families.pixel import pixel_vae
     from ..families.tiny import TinySize
     from ..families.wan_codec import WanCodec
@@ -158,12 +158,28 @@ def open_codec(family: str, device: str) -> Codec:
         codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
     elif Path(family).is_dir() or family == "shapes":
         codec = open_model(family).codec
+    elif Path(family).suffix in (".yaml", ".yml"):
+        codec = new_codec(Path(family))
     else:
-        raise UserError(
-            f"no family or model folder {family!r}", "--family", "tiny, shapes, a run or a diffusers folder"
-        )
+        hint = "tiny, shapes, a run, a diffusers folder, or the .yaml you will train with"
+        raise UserError(f"no family or model folder {family!r}", "--family", hint)
     codec.vae.to(device)
     return codec
+
+
+def new_codec(config_file: Path) -> Any:
+    """The codec of the model that training this config will make, so that its data can be prepared first."""
+    from ..families.tiny import TinyFamily
+    from .build import tiny_size
+    from .config import load
+    from .models import open_model
+    from .schema import FamilyTiny
+
+    config = load(config_file)
+    f = config.family
+    if not isinstance(f, FamilyTiny):
+        raise UserError(f"family {f.name} has no codec for clips", str(config_file))
+    return (open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), ["a"], config.seed)).codec
 
 
 def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> int:
