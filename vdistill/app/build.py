@@ -128,7 +128,7 @@ def vocabulary(config: Config) -> Sequence[str]:
 
 def world_of(d: DataShapes) -> Shapes:
     """The world a config's data section names."""
-    return Shapes(d.frames, d.size, tuple(d.counts), d.open)
+    return Shapes(d.frames, d.size, tuple(d.counts), d.open, turning=d.turning)
 
 
 def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:

@@ -76,6 +76,7 @@ class DataShapes(Section):
     )
     open: Share = note(0.1, "chance that a caption leaves an attribute open", "share")
     images: Share = note(0.0, "share of one-frame clips", "share")
+    turning: Share = note(0.0, "extra share of clips whose first thing rotates, the hardest motion to learn", "share")
 
 
 class DataLatents(Section):

@@ -143,7 +143,8 @@ class Shapes:
     """Clips of one or two things. `clip(i)` and `things(i)` depend on (seed, i) alone.
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
-    leaves an attribute out; split: "train" never shows the held-out triples, "test" shows nothing else, "all" both.
+    leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
+    split: "train" never shows the held-out triples, "test" shows nothing else, "all" both.
     """
 
     frames: int = 17
@@ -152,6 +153,7 @@ class Shapes:
     open: float = 0.1
     split: str = "train"
     seed: int = 0
+    turning: float = 0.0
 
     def things(self, index: int) -> list[Thing]:
         """Ground-truth attributes of clip `index`."""
@@ -161,6 +163,8 @@ class Shapes:
             i = rng.integers(f"colour/{attempt}", (count,), len(COLOURS)).tolist()
             j = rng.integers(f"shape/{attempt}", (count,), len(SHAPES)).tolist()
             k = rng.integers(f"motion/{attempt}", (count,), len(MOTIONS)).tolist()
+            if self.turning and float(rng.uniform(f"turning/{attempt}", ())) < self.turning:
+                k[0] = MOTIONS.index("rotates")
             found = [Thing(list(COLOURS)[a], SHAPES[b], MOTIONS[c]) for a, b, c in zip(i, j, k, strict=True)]
             wanted = {"train": (False,), "test": (True,), "all": (True, False)}[self.split]
             if len(set(i)) == count and all(held_out(t) in wanted for t in found):
@@ -197,9 +201,8 @@ class Shapes:
                 start[axis] = low[axis] + begin if sign > 0 else high[axis] - begin
                 velocity[axis] = sign * path / SPAN
         turning = thing.motion == "rotates"
-        angle = 2 * math.pi * u[4] if turning else 0.0
-        spin = math.radians(10 + 8 * u[5]) if turning else 0.0
-        return Scene(thing, radius, (start[0], start[1]), (velocity[0], velocity[1]), low, high, angle, spin)
+        spin = math.radians(7 + 4 * u[5]) if turning else 0.0
+        return Scene(thing, radius, (start[0], start[1]), (velocity[0], velocity[1]), low, high, 0.0, spin)
 
     def clip(self, index: int, start: int = 0, frames: int | None = None) -> Tensor:
         """Pixels [3, T, size, size] in [-1, 1] of frames [start, start + T)."""
