@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,9 +18,7 @@ from vdistill.core.rng import Rng
 from vdistill.core.schedule import Schedule
 from vdistill.core.step import Batch, Method
 from vdistill.families.analytic import Classes, Exact, gaussian
-from vdistill.families.analytic_mixture import Mixture, mixture, mode_stds, mode_tv, sw2
-from vdistill.families.analytic_nets import Affine, Bell, mlp
-from vdistill.methods.flow import Flow, FlowConfig
+from vdistill.families.analytic_nets import Affine, Bell
 
 RF = Schedule("rf")
 G1 = gaussian(RF)
@@ -58,14 +54,6 @@ def bell(size: int = 1) -> Net:
     return Net(Bell((size, 1), RF), RF, "x0")
 
 
-@lru_cache
-def mixture_net() -> Net:
-    """A small network trained by flow matching on the default mixture: where students and critics begin."""
-    net = mlp((2, 1), RF)
-    train(Flow(FlowConfig(), net, net), mixture(RF), 1500, {"student": 3e-3})
-    return net
-
-
 def train(
     method: Method,
     law: Exact,
@@ -75,40 +63,21 @@ def train(
     batch: int = 256,
     decay: float = 0.5,
     ema: float = 0.0,
-    watch: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Run the engine on the law's samples; the student ends at its average where there is one. watch: sees each step."""
+    """Run the engine on the law's samples; the student ends at its average where there is one."""
     optim = {n: OptimSpec(lr=lrs[n], decay=decay, ema=ema if n == "student" else 0.0) for n in method.learners}
     with tempfile.TemporaryDirectory() as out:
         engine = Engine(
             method, lambda step, micro: batch_of(law, batch, step), optim, Path(out), steps=steps,
             cadence=Cadence(checkpoint=0),
         )  # fmt: skip
-        engine.run(lambda report: watch(report.step))
+        engine.run()
         if "student" in engine.ema:
             engine.ema["student"].swap(method.learners["student"])
 
 
 def close(a: Tensor, b: Tensor, atol: float) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=atol, check_dtype=False)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Distances of samples from a mixture: sliced Wasserstein-2, total variation of the mode weights, per-mode std."""
-
-    sw2: float
-    tv: float
-    stds: list[float]
-
-    def __str__(self) -> str:
-        return f"SW2 {self.sw2:.3f}, mode TV {self.tv:.3f}, stds {' '.join(f'{s:.2f}' for s in self.stds)}"
-
-
-def score(x: Tensor, law: Mixture) -> Score:
-    """Against as many true samples as there are."""
-    truth = law.sample(len(x), Rng(99))
-    return Score(sw2(x, truth), mode_tv(x, law), mode_stds(x, law).tolist())
 
 
 class Asked:

@@ -54,12 +54,14 @@ def dmd2(
     terms: tuple[Term, ...] = (),
     times: Times = Uniform(0.02, 0.98),
 ) -> Dmd2:
-    modules = {n: d if isinstance(d, nn.Module) else nn.Linear(1, 1) for n, d in (("student", student), ("critic", critic))}
+    modules = {
+        n: d if isinstance(d, nn.Module) else nn.Linear(1, 1) for n, d in (("student", student), ("critic", critic))
+    }
     return Dmd2(Dmd2Config(each), teacher, student, critic, modules, ONE_STEP, terms, times)
 
 
 def test_gradient_is_the_normalised_score_difference_along_the_sample() -> None:
-    """mean of (psi - phi) / |x - phi| dx, psi and phi the posterior means of N(b, a^2) and N(0.7, 0.5^2), written out."""
+    """mean of (psi - phi) / |x - phi| dx, psi and phi the posterior means of N(b, a^2) and N(0.7, 0.5^2)."""
     a, b, rng = 0.75, -0.25, Rng(2)
     net, batch = affine(1.0, scale=a, shift=b).double(), doubled(batch_of(G1, 64))
     dmd2(net, ExactCritic(net)).loss("student", batch, rng).total.backward()

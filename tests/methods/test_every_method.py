@@ -10,7 +10,7 @@ from methods.bed import CLASSES, RF, Asked, batch_of, doubled
 from torch import Tensor
 
 from vdistill.core.denoiser import Denoiser
-from vdistill.core.inputs import Generated, Simulated
+from vdistill.core.inputs import Generated, Noised, Simulated
 from vdistill.core.rng import Rng
 from vdistill.core.step import Batch, Method
 from vdistill.core.times import Uniform
@@ -27,7 +27,9 @@ def made(name: str, teacher: Denoiser = TEACHER) -> Method:
     student, critic = mlp((1, 1), RF, classes=3, guidance=True).double(), mlp((1, 1), RF, classes=3, seed=2).double()
     makers: dict[str, Callable[[], Method]] = {
         "flow": lambda: Flow(FlowConfig(name="label"), student, student),
-        "guidance": lambda: GuidanceDistillation(GuidanceConfig(name="label"), teacher, student, student, Uniform()),
+        "guidance": lambda: GuidanceDistillation(
+            GuidanceConfig(name="label"), teacher, student, student, Noised(Uniform())
+        ),
         "lcm": lambda: Lcm(LcmConfig(8, name="label"), teacher, student, student),
         "dmd2": lambda: Dmd2(
             Dmd2Config(), teacher, student, critic, {"student": student, "critic": critic},

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from methods.bed import CLASSES, RF, Asked, affine, batch_of, close, train
+from torch import Tensor
 from toys import tiny_family
 
 from vdistill.app.build import with_guidance_input
+from vdistill.core.attention import Attend, full
 from vdistill.core.cond import Cond
 from vdistill.core.guidance import Guided, cfg
+from vdistill.core.inputs import Inputs, Noised, Simulated
 from vdistill.core.rng import Rng
 from vdistill.core.solvers import solve
 from vdistill.core.times import Grid, Uniform
@@ -29,7 +32,7 @@ def asked_at(scale: float, t: float) -> tuple[torch.Tensor, torch.Tensor, Cond]:
 
 def test_one_pass_becomes_the_guided_law_at_every_scale() -> None:
     net, answers = affine(*TIMES, classes=3, guidance=True), []
-    train(GuidanceDistillation(CONFIG, CLASSES, net, net, Grid(TIMES)), CLASSES, 600, {"student": 0.05})
+    train(GuidanceDistillation(CONFIG, CLASSES, net, net, Noised(Grid(TIMES))), CLASSES, 600, {"student": 0.05})
     for scale in (1.0, 2.5, 4.0):
         for t in TIMES:
             x, time, cond = asked_at(scale, t)
@@ -37,40 +40,50 @@ def test_one_pass_becomes_the_guided_law_at_every_scale() -> None:
             for label in (0, 1):
                 right = CLASSES.guided(label, scale).x0(x, time)
                 close(answers[-1][label::2], right[label::2], 1e-3)
-    for none, middle, full in zip(answers[0:2], answers[2:4], answers[4:6], strict=True):
-        close(middle, (none + full) / 2, 1e-3)  # linear in s
-        assert (full - none).abs().max() > 0.5
+    for none, middle, most in zip(answers[0:2], answers[2:4], answers[4:6], strict=True):
+        close(middle, (none + most) / 2, 1e-3)  # linear in s
+        assert (most - none).abs().max() > 0.5
 
 
 def test_at_scale_one_the_conditional_teacher_is_the_answer() -> None:
-    method = GuidanceDistillation(GuidanceConfig(1.0, 1.0, "label"), CLASSES, CLASSES, torch.nn.Linear(1, 1), Uniform())
+    method = GuidanceDistillation(
+        GuidanceConfig(1.0, 1.0, "label"), CLASSES, CLASSES, torch.nn.Linear(1, 1), Noised(Uniform())
+    )
     assert method.loss("student", batch_of(CLASSES, 64), Rng(0)).total == 0
 
 
-def test_perfect_student_costs_nothing() -> None:
-    """The guided law itself as the student: zero to rounding, whatever scales were drawn."""
+class Perfect:
+    """The guided law itself as the student."""
 
-    class Perfect:
-        schedule = RF
+    schedule = RF
 
-        def x0(self, x, t, cond, *, attend=None):  # type: ignore[no-untyped-def]
-            each = [
-                CLASSES.guided(int(label), float(s)).x0(x[i : i + 1], t[i : i + 1])
-                for i, (label, s) in enumerate(zip(cond.fields["label"], cond.fields["guidance"], strict=True))
-            ]
-            return torch.cat(each)
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        told = zip(cond.fields["label"], cond.fields["guidance"], strict=True)
+        each = [CLASSES.guided(int(k), float(s)).x0(x[i : i + 1], t[i : i + 1]) for i, (k, s) in enumerate(told)]
+        return torch.cat(each)
 
-    batch = batch_of(CLASSES, 32)
+
+@pytest.mark.parametrize("inputs", [Noised(Uniform()), Simulated((1.0, 0.6, 0.3))], ids=["data", "own_sampling"])
+def test_perfect_student_costs_nothing(inputs: Inputs) -> None:
+    """Zero to rounding, whatever scales were drawn and wherever the inputs come from."""
+    batch, nobody = batch_of(CLASSES, 32), torch.nn.Linear(1, 1)
     perfect, plain = (
-        GuidanceDistillation(CONFIG, CLASSES, student, torch.nn.Linear(1, 1), Uniform()).loss("student", batch, Rng(0))
+        GuidanceDistillation(CONFIG, CLASSES, student, nobody, inputs).loss("student", batch, Rng(0, 1))
         for student in (Perfect(), CLASSES)
     )
     assert perfect.total.item() < 1e-10 < 0.1 < plain.total.item()
 
 
+def test_an_estimate_made_on_the_way_to_the_input_is_not_made_again() -> None:
+    student = Asked(CLASSES)
+    method = GuidanceDistillation(CONFIG, CLASSES, student, torch.nn.Linear(1, 1), Simulated((1.0,)))
+    method.loss("student", batch_of(CLASSES, 8), Rng(0))
+    assert len(student.calls) == 1 and "guidance" in student.calls[0][2].fields
+
+
 def test_scales_are_drawn_for_each_sample_from_the_range() -> None:
     student = Asked(CLASSES)
-    method = GuidanceDistillation(CONFIG, CLASSES, student, torch.nn.Linear(1, 1), Uniform())
+    method = GuidanceDistillation(CONFIG, CLASSES, student, torch.nn.Linear(1, 1), Noised(Uniform()))
     method.loss("student", batch_of(CLASSES, 5000), Rng(0))
     scale = student.calls[0][2].fields["guidance"]
     assert 1 <= scale.min() < 1.01 and 3.99 < scale.max() <= 4 and abs(scale.mean() - 2.5) < 0.05
@@ -78,7 +91,7 @@ def test_scales_are_drawn_for_each_sample_from_the_range() -> None:
 
 def test_student_sees_the_point_the_teacher_sees_in_one_pass_instead_of_two() -> None:
     student, teacher = Asked(CLASSES), Asked(CLASSES)
-    GuidanceDistillation(CONFIG, teacher, student, torch.nn.Linear(1, 1), Uniform()).loss(
+    GuidanceDistillation(CONFIG, teacher, student, torch.nn.Linear(1, 1), Noised(Uniform())).loss(
         "student", batch_of(CLASSES, 8), Rng(0)
     )
     (x, t, _), (both, times, _) = student.calls[0], teacher.calls[0]

@@ -78,7 +78,12 @@ def test_training_finds_the_composed_heun_steps() -> None:
 def test_told_the_scale_it_becomes_the_guided_solver_linear_in_the_scale() -> None:
     times = RF.grid(2)[:-1].tolist()
     net = affine(*times, classes=3, guidance=True)
-    train(Lcm(LcmConfig(2, low=1.0, high=4.0, embed=True, name="label"), CLASSES, net, net), CLASSES, 900, {"student": 0.05})
+    train(
+        Lcm(LcmConfig(2, low=1.0, high=4.0, embed=True, name="label"), CLASSES, net, net),
+        CLASSES,
+        900,
+        {"student": 0.05},
+    )
     x, t = torch.tensor([[[-1.0]], [[1.5]]]), torch.ones(2, dtype=torch.float64)
 
     def said(label: int, scale: float) -> Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import same_tensors, shapes_source, tiny_family
 from torch import Tensor, nn
+from toys import same_tensors, shapes_source, tiny_family
 
 from vdistill.core.engine import Engine
 from vdistill.core.guidance import Guided, cfg
