@@ -105,7 +105,9 @@ def test_a_single_bad_batch_is_skipped_and_counted(tmp_path: Path) -> None:
 
     engine.source = poisoned
     engine.run()
-    skipped = [json.loads(line).get("student/skipped") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    skipped = [
+        json.loads(line).get("student/skipped") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert skipped == [None, 1.0, None, None]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
+from ..core.errors import UserError
 from ..core.guidance import guided_x0
 from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
@@ -48,6 +49,8 @@ class GuidanceDistillation:
         scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
         found = self.inputs(self.student, told, rng)
+        if found.cond is not told.cond:
+            raise UserError("these inputs bring their own conditions, which the teacher would not be asked about", "inputs")
         with no_grad():
             goal = guided_x0(self.teacher, found.x, found.t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
         guess = self.student.x0(found.x, found.t, told.cond) if found.answer is None else found.answer
