@@ -25,8 +25,9 @@ def section(run: Path) -> str:
     found = json.loads((run / "eval.json").read_text())
     lines = [
         HEAD, "",
-        "Data: the procedural `shapes` world of this package, one thing a clip, 17 frames of 32 x 32 pixels, captions that "
-        "leave each attribute out with probability 0.1; no clip twice; one colour-shape-motion triple in eight held out.", "",
+        "Data: the procedural `shapes` world of this package, one thing a clip, 17 frames of 32 x 32 pixels, captions "
+        "that leave each attribute out with probability 0.1; no clip twice; one colour-shape-motion triple in eight "
+        "is held out.", "",
         f"Trained: {max(last)} steps, {samples / 1000:.0f} thousand clips, {hours:.1f} hours of one thread of "
         f"{machine().split(',')[0]}, bf16.", "",
         f"Measured on {found['clips']} clips of held-out captions, {found['passes']:.0f} network passes each "

@@ -151,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code; a user's mistake and a failing machine are one line on stderr each."""
     args = parse(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # "Writing model shards", amid our own bar
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         _at_the_door(args)
@@ -207,7 +208,7 @@ def describe(error: BaseException) -> tuple[int, str] | None:
 def _os_error(error: OSError) -> str:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     text = f"{name}: {error.strerror or error}" if name else str(error.strerror or error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         place = next((p for p in [Path(name or "."), *Path(name or ".").parents] if p.exists()), Path("."))
         free = shutil.disk_usage(place).free
         return f"{text}; {free / 2**20:.1f} MiB are free there; checkpoints written before stay whole"

@@ -20,7 +20,8 @@ from ..core.engine import Engine, Report
 from . import config as configs
 from .evaluate import OPEN_CLIPS, Exam, exam, examine
 from .generate import Plan, Sampled
-from .models import open_model
+from .lock import as_folder
+from .models import finite, open_model
 from .report import Report as Page
 from .report import Sampler, write_report
 from .schema import Config
@@ -39,6 +40,8 @@ CLIPS, SHOWN = 96, 8
 def run(args: argparse.Namespace) -> int:
     """0 when the report is written; 130 after Ctrl-C, and the same command goes on."""
     begun, out = time.perf_counter(), Path(args.out)
+    as_folder(out)
+    finite(args.minutes, 0.001, "--minutes")
     config = configs.load(Path(str(files("vdistill") / RECIPE)), [f"seed={args.seed}"])
     engine = distil(config, out / "run", args.minutes)
     if engine.stopped_by in SIGNALS:

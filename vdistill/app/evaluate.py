@@ -17,7 +17,8 @@ from ..families.tiny import TinyFamily
 from ..worlds.shapes import Shapes
 from .about import about
 from .generate import Plan, Sampled, generate, plan_of, size_of
-from .models import model_folder, open_model
+from .lock import as_folder
+from .models import model_folder, open_model, whole_number
 from .score import diversity, score
 
 OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
@@ -71,6 +72,9 @@ def examine(
 
 def run(args: argparse.Namespace) -> int:
     """Print the scores; --json FILE keeps them."""
+    whole_number(args.frames, 1, "--frames")
+    if args.json:
+        as_folder(Path(args.json).parent)
     family, known = open_model(args.model), about(model_folder(args.model))
     plan = plan_of(
         family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed

@@ -20,6 +20,7 @@ from ..core.solvers import Solver, solve
 from ..families.few_step import FewStepScheduler
 from ..families.tiny import TinyFamily
 from .about import About
+from .models import clip_shape, finite, whole_number
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ def plan_of(
     family: TinyFamily, about: About, *, steps: int | None, guidance: float | None, scale: float | None, **rest: Any
 ) -> Plan:
     """What a user asked for, the rest from the model. UserError for what its kind of model has no use for."""
+    whole_number(steps, 1, "--steps")
+    whole_number(rest.get("seed"), 0, "--seed", 2**63)
+    finite(guidance, 0, "--guidance")
+    finite(scale, 0, "--scale")
     takes_scale = getattr(family.net.net, "guidance", None) is not None
     if scale is not None and not takes_scale:
         raise UserError("this model does not take the guidance scale as an input", "--scale", "use --guidance")
@@ -67,7 +72,7 @@ def size_of(text: str | None, about: About) -> tuple[int, int]:
     if text is None:
         return about.height, about.width
     sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(s.isdigit() and int(s) for s in sides):
+    if len(sides) not in (1, 2) or not all(s.isdecimal() and int(s) for s in sides):
         raise UserError(f"expected height x width such as 32x32, found {text!r}", "--size")
     return int(sides[0]), int(sides[-1])
 
@@ -106,7 +111,7 @@ def generate(
     """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own."""
     times = times if times is not None else family.times
     counted = Counted(net or family.net)
-    shape = family.codec.shape(frames, *size)
+    shape = clip_shape(family, frames, *size)
     begun, clips = time.perf_counter(), []
     for start in range(0, len(captions), plan.batch):
         part = captions[start : start + plan.batch]

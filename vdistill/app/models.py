@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import checkpoint
 from ..core.errors import UserError
 from ..families.tiny import TinyFamily
+
+if TYPE_CHECKING:
+    from .build import Built
+    from .schema import Config
 
 SHIPPED = {"shapes": "assets/teacher_shapes"}
 STUDENT = "student"
@@ -50,9 +57,57 @@ def open_model(name: str | Path) -> TinyFamily:
         raise UserError("is a student of the analytic family, which makes points, not clips", str(folder))
     if index.is_file():
         try:
-            kind = json.loads(index.read_text()).get("_class_name")
-        except ValueError as error:
-            raise UserError(f"is not JSON ({error})", str(index), "copy the folder again") from error
+            kind = json.loads(index.read_text())["_class_name"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"is no index of a pipeline ({error})", str(index), "copy the folder again") from error
         if kind != "WanPipeline":
             raise UserError(f"wrong family: holds a {kind}, expected a WanPipeline", str(folder))
-    return TinyFamily.load(folder)
+    family = TinyFamily.load(folder)
+    for part in ("transformer", "vae", "text_encoder"):
+        missing = [name for name, value in getattr(family.pipe, part).named_parameters() if value.is_meta]
+        if missing:
+            what = f"weights do not fit: {len(missing)} missing {missing[:3]}"
+            raise UserError(what, str(folder / part), "copy the folder again")
+    return family
+
+
+def clip_shape(family: TinyFamily, frames: int, height: int, width: int) -> tuple[int, ...]:
+    """[C, T, H, W] of a clip's latents. UserError for a clip that codec or network cannot take."""
+    if min(frames, height, width) < 1:
+        raise UserError(f"{frames} frames of {height}x{width} are no clip", "size")
+    shape = family.codec.shape(frames, height, width)
+    fit_network(family, shape, f"a clip of {frames} frames of {height}x{width}")
+    return shape
+
+
+def fit_network(family: TinyFamily, shape: Sequence[int], where: str) -> None:
+    """UserError for latents [C, T, H, W] of another width than the network's, or that its patches do not tile."""
+    config = family.pipe.transformer.config
+    if shape[0] != config.in_channels:
+        raise UserError(f"has latents of {shape[0]} channels, this family takes {config.in_channels}", where)
+    if len(shape) != 4 or min(shape) < 1 or any(n % p for n, p in zip(shape[1:], config.patch_size, strict=True)):
+        raise UserError(f"latents of shape {tuple(shape)} are not tiled by patches {tuple(config.patch_size)}", where)
+
+
+def check_data(built: Built, config: Config) -> None:
+    """UserError when the clips of a config do not fit the model it opened."""
+    family, data = built.family, getattr(built.source, "data", None)
+    if not isinstance(family, TinyFamily):
+        return
+    shapes = getattr(data, "shapes", None) or ([data.shape] if data is not None else [])
+    for shape in shapes:
+        fit_network(family, shape, str(getattr(config.data, "path", "data")))
+    if config.family.name == "tiny" and not shapes:
+        clip_shape(family, config.family.frames, config.family.size, config.family.size)
+
+
+def whole_number(value: int | None, low: int, key: str, high: float = math.inf) -> None:
+    """UserError for a number of the command line out of its bounds; None was left out."""
+    if value is not None and not low <= value < high:
+        raise UserError(f"must be at least {low}{f' and below {high}' if high < math.inf else ''}, found {value}", key)
+
+
+def finite(value: float | None, low: float, key: str) -> None:
+    """UserError for what is not a finite number of at least `low`; None was left out."""
+    if value is not None and not (math.isfinite(value) and value >= low):
+        raise UserError(f"must be a number of at least {low:g}, found {value:g}", key)

@@ -12,7 +12,8 @@ from ..data.media import write_video
 from ..data.prompts import read_prompts
 from .about import about
 from .generate import generate, plan_of, size_of
-from .models import model_folder, open_model
+from .lock import as_folder
+from .models import finite, model_folder, open_model, whole_number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,11 +23,18 @@ def run(args: argparse.Namespace) -> int:
         prompts += read_prompts(Path(args.prompts))
     if not prompts:
         raise UserError("no prompt", "sample", "give --prompt TEXT or --prompts FILE")
+    if any("\ud800" <= letter <= "\udfff" for prompt in prompts for letter in prompt):
+        raise UserError("a prompt is not UTF-8 text", "--prompt")
+    whole_number(args.frames, 1, "--frames")
+    finite(args.fps, 0.01, "--fps")
+    as_folder(Path(args.out))
     family, known, out = open_model(args.model), about(model_folder(args.model)), Path(args.out)
     plan = plan_of(
         family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
     )
     made = generate(family, prompts, plan, args.frames or known.frames, size_of(args.size, known))
+    if not made.pixels.isfinite().all():
+        raise UserError("gave values that are not finite", str(args.model), "its weights may be damaged")
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, (prompt, clip) in enumerate(zip(prompts, made.pixels, strict=True)):

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ..core.engine import Engine, Report
+from ..core.checkpoint import io_error
+from ..core.engine import Engine, Report, append_line
 from ..core.errors import UserError
 from ..core.scope import AdapterRole
 from . import config as configs
 from .about import About
 from .build import Built, build, engine_of
+from .catalog import install_hint
 from .export import LORA_FILE, adapter_tensors
-from .models import STUDENT
+from .lock import LOCK, as_folder, sole_writer
+from .models import STUDENT, check_data
 from .schema import Config, FamilyTiny
 from .schema_method import MethodGuidance
 from .validate import validator
 
 CONFIG, SPEED = "config.yaml", "speed.jsonl"
 SIGNALS = ("SIGINT", "SIGTERM")
+OWN = (CONFIG, SPEED, "metrics.jsonl", "checkpoints", "validation", STUDENT, f".{STUDENT}.tmp")  # what a run writes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if engine.stopped_by in SIGNALS:
         say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
         return 130 if engine.stopped_by == "SIGINT" else 0
+    if engine.skipped:
+        say(f"{engine.skipped} updates were not finite and changed nothing; metrics.jsonl has them as skipped")
     say(f"done: {out / 'student'}\nnext: vdistill sample {out} --prompt '...' --out {out / 'samples'}")
     return 0
 
@@ -58,13 +65,25 @@ def train(
     warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")  # a slower kernel, no error
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    for tracker in config.report_to:
+        if find_spec(tracker) is None:
+            raise UserError(f"{tracker} is not installed", "report_to", install_hint(tracker))
     accelerator = Accelerator(
         mixed_precision=config.train.precision, log_with=list(config.report_to) or None, project_dir=str(out)
     )
-    if accelerator.is_main_process:
-        claim(out, config, fresh)
-    accelerator.wait_for_everyone()
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            as_folder(out)
+            held.enter_context(sole_writer(out))
+            claim(out, config, fresh)
+        accelerator.wait_for_everyone()
+        return sitting(config, out, accelerator, watch)
+
+
+def sitting(config: Config, out: Path, accelerator: Accelerator, watch: Callable[[Engine, Report], None]) -> Engine:
+    """From the newest checkpoint, if any, to the last step or a signal, in a folder that is this run's."""
     built = build(config, accelerator.num_processes)
+    check_data(built, config)
     engine = engine_of(config, built, out, accelerator=accelerator)
     for line in engine.resume():
         say(f"skipped a damaged checkpoint, {line}")
@@ -88,18 +107,29 @@ def train(
 def claim(out: Path, config: Config, fresh: bool) -> None:
     """Make the folder this run's own. UserError when it holds a run of another config."""
     path, text = out / CONFIG, configs.dump(config)
-    if out.exists() and not out.is_dir():
-        raise UserError("expected a folder, found a file", str(out), "use another --out")
-    if fresh and out.exists():
-        if any(out.iterdir()) and not path.exists():
+    as_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "model_index.json").exists():
+        raise UserError("is a model folder, not a place for a run", str(out), "use another --out")
+    if fresh:
+        if any(p.name != LOCK for p in out.iterdir()) and not path.exists():
             raise UserError("is not a run folder, so --fresh does not empty it", str(out), "use another --out")
-        shutil.rmtree(out)
-    if path.exists() and comparable(path.read_text()) != comparable(text):
+        for own in OWN:
+            remove(out / own)
+    begun = (out / STUDENT).exists() or any((out / "checkpoints").glob("step-*"))  # else there is nothing to lose
+    if begun and path.exists() and comparable(path.read_text(errors="replace")) != comparable(text):
         raise UserError(
             "holds a run of another config", str(out), "use another --out, or --fresh to throw that run away"
         )
-    out.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def comparable(text: str) -> list[str]:
@@ -112,11 +142,15 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
     """Write the trained model, averaged where it was averaged, and put it in place in one rename."""
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    with engine.averaged():
-        built.family.save(built.plain_student(), scratch, built.times)
-        if isinstance(built.student, AdapterRole):
-            save_file(adapter_tensors(built), scratch / LORA_FILE)
-    about_student(config).write(scratch)
+    try:
+        with engine.averaged():
+            built.family.save(built.plain_student(), scratch, built.times)
+            if isinstance(built.student, AdapterRole):
+                save_file(adapter_tensors(built), scratch / LORA_FILE)
+        about_student(config).write(scratch)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise (io_error(error, folder) if isinstance(error, SafetensorError) else error) from error
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
 
@@ -145,8 +179,7 @@ def progress(engine: Engine, config: Config) -> Iterator[Callable[[Report], None
         if main:
             speed = {"step": report.step, "seconds": round(report.seconds, 4), "peak_gib": round(memory, 3),
                      "samples_per_s": round(samples / report.seconds, 2)}  # fmt: skip
-            with (engine.out / SPEED).open("a") as handle:
-                handle.write(json.dumps(speed) + "\n")
+            append_line(engine.out / SPEED, speed)
             if config.report_to:
                 engine.accelerator.log(dict(report.values), step=report.step)
 

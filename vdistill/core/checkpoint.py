@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ def save(root: Path, snapshot: Snapshot, keep: int = 2) -> Path:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    for old in sorted(root.glob("step-*"))[:-keep]:
+    whole = [p for p in sorted(root.glob("step-*")) if p.name <= final.name]  # later ones are damaged, or not ours
+    for old in whole[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -94,8 +96,14 @@ def save(root: Path, snapshot: Snapshot, keep: int = 2) -> Path:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
-    except safetensors.SafetensorError as error:  # its I/O errors are not OSErrors
-        raise OSError(f"cannot write {path}: {error}") from error
+    except safetensors.SafetensorError as error:
+        raise io_error(error, path) from error
+
+
+def io_error(error: Exception, path: Path) -> OSError:
+    """What a failed write of safetensors, whose errors are not OSErrors, would be as one: number, text and path."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(f"{path}: {error}")
 
 
 def sweep(root: Path) -> None:
@@ -112,6 +120,8 @@ def damage(path: Path) -> str:
         return f"{MANIFEST} is missing"
     except ValueError:
         return f"{MANIFEST} is not JSON"
+    if not (isinstance(manifest, dict) and STATE in manifest and all(map(_is_entry, manifest.values()))):
+        return f"{MANIFEST} does not list this checkpoint's files"
     for file, (size, code) in manifest.items():
         target = path / file
         if not target.is_file():
@@ -121,6 +131,11 @@ def damage(path: Path) -> str:
         if digest(target) != code:
             return f"{file} does not match its digest"
     return ""
+
+
+def _is_entry(value: object) -> bool:
+    """[bytes, digest]"""
+    return isinstance(value, list) and [type(v) for v in value] == [int, str]
 
 
 def latest(root: Path) -> tuple[Path | None, list[str]]:

@@ -71,6 +71,7 @@ class Engine:
         self.accelerator = accelerator or Accelerator(mixed_precision=precision)
         self.method, self.source, self.out, self.steps, self.seed = method, source, Path(out), steps, seed
         self.cadence, self.step, self.bad, self.stopped_by = cadence, 0, 0, ""
+        self.skipped = 0  # updates of this sitting that were not finite
         for module in method.learners.values():
             module.to(self.accelerator.device)
         self.optim = {n: Optimizer(optim[n], m) for n, m in method.learners.items()}
@@ -158,6 +159,7 @@ class Engine:
 
     def _count_bad(self, learner: str, batches: list[Batch]) -> int:
         self.bad += 1
+        self.skipped += 1
         if self.bad >= self.cadence.max_bad:
             keys = [k for b in batches for k in b.keys]
             raise NonFinite(
@@ -234,8 +236,7 @@ class Engine:
     # -- the log ----------------------------------------------------------------------------------------------------
 
     def _log(self, values: Mapping[str, float]) -> None:
-        with (self.out / "metrics.jsonl").open("a") as handle:
-            handle.write(json.dumps({"step": self.step, **values}) + "\n")
+        append_line(self.out / "metrics.jsonl", {"step": self.step, **values})
 
     def _trim_metrics(self) -> None:
         """Drop lines past the step we continue from, and a half-written last one."""
@@ -244,7 +245,7 @@ class Engine:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= self.step]
+            kept = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _step_of(line) <= self.step]
             path.write_text("".join(kept))
 
     @contextmanager
@@ -261,6 +262,15 @@ class Engine:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON line more; an OSError says of which file, which Python leaves out when a buffer cannot be flushed."""
+    try:
+        with path.open("a") as handle:
+            handle.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _named(learner: str, loss: Loss) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ class GuidanceDistillation:
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
         found = self.inputs(self.student, told, rng)
         if found.cond is not told.cond:
-            raise UserError("these inputs bring their own conditions, which the teacher would not be asked about", "inputs")
+            raise UserError("these inputs bring their own conditions; the teacher would be asked another", "inputs")
         with no_grad():
             goal = guided_x0(self.teacher, found.x, found.t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
         guess = self.student.x0(found.x, found.t, told.cond) if found.answer is None else found.answer
