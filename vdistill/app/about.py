@@ -33,6 +33,14 @@ def about(folder: Path) -> About:
     if not path.is_file():
         return About()
     try:
-        return About(**json.loads(path.read_text()))
+        known = About(**json.loads(path.read_text()))
+        wrong = [
+            k
+            for k, v in asdict(known).items()
+            if not isinstance(v, (int, float) if k == "guidance" else type(getattr(About, k)))
+        ]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {getattr(known, wrong[0])!r}")
+        return known
     except (ValueError, TypeError) as error:
         raise UserError(f"is damaged ({error})", str(path), "remove it, or copy the folder again") from error

@@ -74,6 +74,8 @@ def train(
     with ExitStack() as held:
         if accelerator.is_main_process:
             as_folder(out)
+            if (out / "model_index.json").exists():
+                raise UserError("is a model folder, not a place for a run", str(out), "use another --out")
             held.enter_context(sole_writer(out))
             claim(out, config, fresh)
         accelerator.wait_for_everyone()
@@ -109,8 +111,6 @@ def claim(out: Path, config: Config, fresh: bool) -> None:
     path, text = out / CONFIG, configs.dump(config)
     as_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "model_index.json").exists():
-        raise UserError("is a model folder, not a place for a run", str(out), "use another --out")
     if fresh:
         if any(p.name != LOCK for p in out.iterdir()) and not path.exists():
             raise UserError("is not a run folder, so --fresh does not empty it", str(out), "use another --out")

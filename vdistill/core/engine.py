@@ -245,7 +245,8 @@ class Engine:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            kept = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if _step_of(line) <= self.step]
+            lines = path.read_text(errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= self.step]
             path.write_text("".join(kept))
 
     @contextmanager
