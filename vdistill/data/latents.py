@@ -114,9 +114,14 @@ class LatentData:
         return rows
 
     def _check_codec(self, codec: Codec) -> None:
-        width, height = (int(s) for s in self.settings["buckets"][0].split("x"))
-        found = fingerprint(codec, int(self.settings["frames"]), Bucket(width, height))
-        if not same(self.settings["probe"], found):
+        try:
+            width, height = (int(s) for s in self.settings["buckets"][0].split("x"))
+            found = fingerprint(codec, int(self.settings["frames"]), Bucket(width, height))
+            fits = same(self.settings["probe"], found)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            where = str(self.folder / "index.json")
+            raise UserError(f"its settings are damaged ({error!r})", where, "run `vdistill prepare` again") from error
+        if not fits:
             raise UserError("its latents were made by another codec", str(self.folder), "prepare with this family")
 
 
