@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,9 @@ class TinyFamily:
         WanPipeline(parts.tokenizer, parts.text_encoder, parts.vae, scheduler, net.net.transformer).save_pretrained(
             folder
         )
+        for config in folder.glob("*/config.json"):  # the library notes where it read a part; nobody else has that path
+            kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+            config.write_text(json.dumps(kept, indent=2) + "\n")
         if net.net.guidance is not None:
             save_file(net.net.guidance.state_dict(), folder / GUIDANCE_FILE)
 
