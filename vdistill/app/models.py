@@ -89,6 +89,18 @@ def fit_network(family: TinyFamily, shape: Sequence[int], where: str) -> None:
         raise UserError(f"latents of shape {tuple(shape)} are not tiled by patches {tuple(config.patch_size)}", where)
 
 
+def clip_of(built: Built, config: Config) -> tuple[int, int, int]:
+    """(frames, height, width) of the clips a run learns from: those of its data, the commonest where they differ."""
+    family, data = built.family, getattr(built.source, "data", None)
+    if not isinstance(family, TinyFamily):
+        return 1, 1, 1
+    if data is None:
+        assert config.family.name == "tiny"
+        return config.family.frames, config.family.size, config.family.size
+    _, frames, height, width = data.shape
+    return 1 + (frames - 1) * family.codec.temporal, height * family.codec.spatial, width * family.codec.spatial
+
+
 def check_data(built: Built, config: Config) -> None:
     """UserError when the clips of a config do not fit the model it opened."""
     family, data = built.family, getattr(built.source, "data", None)

@@ -28,8 +28,8 @@ from .build import Built, build, engine_of
 from .catalog import install_hint
 from .export import LORA_FILE, adapter_tensors
 from .lock import LOCK, as_folder, sole_writer
-from .models import STUDENT, check_data
-from .schema import Config, FamilyTiny
+from .models import STUDENT, check_data, clip_of
+from .schema import Config
 from .schema_method import MethodGuidance
 from .validate import validator
 
@@ -147,7 +147,7 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
             built.family.save(built.plain_student(), scratch, built.times)
             if isinstance(built.student, AdapterRole):
                 save_file(adapter_tensors(built), scratch / LORA_FILE)
-        about_student(config).write(scratch)
+        about_student(config, clip_of(built, config)).write(scratch)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise (io_error(error, folder) if isinstance(error, SafetensorError) else error) from error
@@ -155,10 +155,9 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
     scratch.rename(folder)
 
 
-def about_student(config: Config) -> About:
+def about_student(config: Config, clip: tuple[int, int, int]) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
-    f, v, m = config.family, config.validation, config.method
-    clip = (f.frames, f.size, f.size) if isinstance(f, FamilyTiny) else (1, 1, 1)
+    v, m = config.validation, config.method
     if isinstance(m, MethodGuidance):
         return About(*clip, max(v.steps, 2), (m.scale_low + m.scale_high) / 2, m.name)
     return About(*clip, v.steps, v.guidance, m.name)

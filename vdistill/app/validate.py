@@ -11,7 +11,8 @@ from ..families.tiny import TinyFamily
 from ..worlds.shapes import Shapes
 from .build import Built, vocabulary
 from .generate import Plan, generate
-from .schema import Config, DataShapes, FamilyTiny
+from .models import clip_of
+from .schema import Config, DataShapes
 from .score import score
 
 SHOWN = 8
@@ -25,8 +26,7 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
     world = isinstance(config.data, DataShapes)
     prompts = list(v.prompts) or ([Shapes(split="test", open=0.0).caption(i) for i in range(SHOWN)] if world else [])
     prompts = prompts or list(dict.fromkeys(vocabulary(config)))[:SHOWN]
-    f = config.family
-    assert isinstance(f, FamilyTiny)
+    frames, height, width = clip_of(built, config)
     plan = Plan(v.steps, v.guidance, seed=v.seed)
 
     def validate(step: int) -> None:
@@ -35,7 +35,7 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
         folder = engine.out / "validation" / f"step_{step}"
         folder.mkdir(parents=True, exist_ok=True)
         with engine.averaged():
-            made = generate(family, prompts, plan, f.frames, (f.size, f.size), built.student, built.times)
+            made = generate(family, prompts, plan, frames, (height, width), built.student, built.times)
         for i, clip in enumerate(made.pixels):
             write_video(folder / f"{i:02d}.mp4", clip, fps=8, scale=max(1, 128 // clip.shape[-1]))
         found = {"step": step, "prompts": prompts} | (score(made.pixels, prompts) if world else {})
