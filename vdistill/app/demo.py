@@ -92,7 +92,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "student_accuracy": student["accuracy"],
         "teacher_same_cost_accuracy": cheap["accuracy"],
         "accuracy_ratio": student["accuracy"] / max(teacher["accuracy"], 1e-9),
-        "gap_closed": (student["accuracy"] - cheap["accuracy"]) / gap if gap > 0 else 1.0,
+        "gap_closed": (student["accuracy"] - cheap["accuracy"]) / gap if gap > 0 else None,
         "diversity_ratio": student["diversity/distinct"] / max(teacher["diversity/distinct"], 1e-9),
         "speedup": teacher["seconds_per_clip"] / student["seconds_per_clip"],
         "teacher_passes": int(teacher["passes"]),

@@ -30,7 +30,7 @@ from .export import LORA_FILE, adapter_tensors
 from .lock import LOCK, as_folder, sole_writer
 from .models import STUDENT, check_data, clip_of
 from .schema import Config
-from .schema_method import MethodGuidance
+from .schema_method import MethodFlow, MethodGuidance
 from .validate import validator
 
 CONFIG, SPEED = "config.yaml", "speed.jsonl"
@@ -158,9 +158,11 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
 def about_student(config: Config, clip: tuple[int, int, int]) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
     v, m = config.validation, config.method
+    many = isinstance(m, MethodFlow | MethodGuidance) and "steps" not in v.model_fields_set
+    steps = About.steps if many else v.steps  # the default of validation is a few-step student's
     if isinstance(m, MethodGuidance):
-        return About(*clip, max(v.steps, 2), (m.scale_low + m.scale_high) / 2, m.name)
-    return About(*clip, v.steps, v.guidance, m.name)
+        return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name)
+    return About(*clip, steps, v.guidance, m.name)
 
 
 @contextmanager
