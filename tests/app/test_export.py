@@ -21,11 +21,11 @@ from vdistill.app.generate import Plan, generate
 from vdistill.app.models import open_model
 from vdistill.app.schema import Config
 from vdistill.app.train import train
-from vdistill.core.denoiser import Net
 from vdistill.core.errors import UserError
 from vdistill.families.few_step import FewStepScheduler
+from vdistill.families.guidance_input import GuidanceEmbedding
 from vdistill.families.tiny import TinyFamily
-from vdistill.families.wan_net import GuidanceEmbedding, WanNet
+from vdistill.families.wan import WanNet
 
 TIMES = [1.0, 0.9375, 0.8333333, 0.625]
 
@@ -89,7 +89,7 @@ def test_a_fixed_guidance_scale_is_baked_in_exactly(tmp_path: Path) -> None:
     family = tiny_family()
     embedding = GuidanceEmbedding(16)
     torch.nn.init.normal_(embedding.outer.weight, std=0.5)
-    net = Net(WanNet(family.pipe.transformer, embedding), family.net.schedule, family.net.predicts)
+    net = family.as_net(WanNet({"transformer": family.pipe.transformer}, family.clock, embedding))
     family.save(net, tmp_path / "run")
     back = TinyFamily.load(tmp_path / "run")
     x, t, cond = torch.randn(2, 768, 2, 2, 2), torch.rand(2).double(), family.text(["a red square", "a cross rotates"])

@@ -116,7 +116,7 @@ def test_weights_of_the_batch_count(kind: Kind) -> None:
 def engine_with_gan(out: Path) -> tuple[Engine, TokenHeads]:
     student, critic = affine(1.0), mlp((1, 1), RF)
     assert isinstance(critic, Tapped)
-    heads = TokenHeads(64, 2)
+    heads = TokenHeads([64, 64])
     term = Adversarial(critic, RF, heads, (1, 2), weight=1.0, watch_weight=1.0)
     modules = {"student": student, "critic": critic}
     method = Dmd2(Dmd2Config(1), G1, student, critic, modules, Generated(NoiseOnly()), (term,))
@@ -143,14 +143,14 @@ def test_heads_learn_in_the_critics_turn_and_only_there(tmp_path: Path) -> None:
 
 
 def test_the_gradient_reaches_the_students_sample_through_the_frozen_critic() -> None:
-    critic, heads = mlp((1, 1), RF).requires_grad_(False), TokenHeads(64, 1).requires_grad_(False)
+    critic, heads = mlp((1, 1), RF).requires_grad_(False), TokenHeads([64]).requires_grad_(False)
     x = batch_of(G1, 8).x.requires_grad_()
     Adversarial(critic, RF, heads, (1,)).student(x, Batch(x.detach(), Cond()), Rng(0)).total.backward()
     assert x.grad is not None and (x.grad != 0).all()
 
 
 def test_watching_leaves_the_student_alone() -> None:
-    critic, heads = mlp((1, 1), RF), TokenHeads(64, 1)
+    critic, heads = mlp((1, 1), RF), TokenHeads([64])
     x = batch_of(G1, 8).x.requires_grad_()
     Adversarial(critic, RF, heads, (1,)).watch(x, batch_of(G1, 8), Rng(0)).total.backward()
     assert x.grad is None and all(p.grad is not None for p in critic.net.hidden[:2].parameters())
@@ -160,7 +160,7 @@ def test_watching_leaves_the_student_alone() -> None:
 def test_trained_heads_tell_two_laws_apart_and_push_fakes_towards_the_real(kind: Kind) -> None:
     """Real samples sit at 0.7, fakes at -1.3: a step against the student's gradient moves them up."""
     fake: Gaussian = gaussian(RF, -1.3)
-    critic, heads = mlp((1, 1), RF), TokenHeads(64, 1)
+    critic, heads = mlp((1, 1), RF), TokenHeads([64])
     term = Adversarial(critic, RF, heads, (1,), 1.0, 1.0, kind)
     optim = torch.optim.Adam([*critic.parameters(), *heads.parameters()], 3e-3)
     for step in range(60):

@@ -24,7 +24,7 @@ def shared_base(out: Path, gan: bool) -> tuple[Engine, TinyFamily, Roles]:
     family = tiny_family()
     roles = lora_roles(family.net, ("student", "critic"), Lora(rank=4))
     student, critic = roles.denoisers["student"], roles.denoisers["critic"]
-    heads = TokenHeads(16, 1)
+    heads = TokenHeads([16])
     terms = [Adversarial(critic, family.net.schedule, heads, (1,), 1.0, 1.0)] if gan else []  # type: ignore[arg-type]
     method = Dmd2(
         Dmd2Config(2), Guided(roles.teacher, cfg(2.0)), student, critic, roles.modules,

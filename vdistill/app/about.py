@@ -9,11 +9,12 @@ from pathlib import Path
 from ..core.errors import UserError
 
 FILE = "vdistill.json"
+OWN = "own"  # solver: the scheduler of the folder
 
 
 @dataclass(frozen=True)
 class About:
-    """frames, height, width: of a clip; steps, guidance: how a teacher is sampled (a student ignores steps)."""
+    """frames, height, width: of a clip; steps, guidance, solver: how a teacher is sampled (a student has its times)."""
 
     frames: int = 17
     height: int = 32
@@ -21,6 +22,7 @@ class About:
     steps: int = 50
     guidance: float = 1.0
     method: str = ""
+    solver: str = "ddim"
 
     def write(self, folder: Path) -> None:
         """Put it into a model folder."""
@@ -31,7 +33,7 @@ def about(folder: Path) -> About:
     """What a model folder says of itself; the defaults for a folder without the file. UserError for a damaged one."""
     path = folder / FILE
     if not path.is_file():
-        return About()
+        return About(solver=OWN)
     try:
         known = About(**json.loads(path.read_text()))
         wrong = [

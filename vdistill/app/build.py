@@ -13,7 +13,7 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser, Net, Tapped
 from ..core.engine import Cadence, Engine, Source
 from ..core.errors import UserError
-from ..core.guidance import Guidance, Guided, cfg, chain, joint, star
+from ..core.guidance import INPUT, Guidance, Guided, Told, cfg, chain, joint, star
 from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
 from ..core.optim import OptimSpec
 from ..core.schedule import Schedule
@@ -26,8 +26,9 @@ from ..discriminators.adversarial import Adversarial
 from ..discriminators.heads import TokenHeads
 from ..families.analytic import LABEL
 from ..families.analytic_family import AnalyticFamily, AnalyticSource
+from ..families.stock import StockFamily
+from ..families.stock_net import StockNet
 from ..families.tiny import TinyFamily, TinySize
-from ..families.wan_net import GuidanceEmbedding, WanNet
 from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
@@ -38,7 +39,7 @@ from .models import open_model
 from .schema import Config, DataLatents, DataPrompts, DataShapes, FamilyAnalytic, FamilyTiny, ScopeLora
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
-AnyFamily = TinyFamily | AnalyticFamily
+AnyFamily = StockFamily | AnalyticFamily
 VOCABULARY = 4096  # clips of the world whose captions a new tokenizer is learned from
 
 
@@ -98,11 +99,11 @@ def make_family(config: Config) -> AnyFamily:
     if isinstance(f, FamilyAnalytic):
         return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
     family = open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), vocabulary(config), config.seed)
-    transformer = family.pipe.transformer
-    if f.attention:
-        transformer.set_attention_backend(f.attention)
-    if config.train.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    for network in family.network_of().parts.values():
+        if f.attention:
+            network.set_attention_backend(f.attention)  # type: ignore[operator]
+        if config.train.gradient_checkpointing:
+            network.enable_gradient_checkpointing()  # type: ignore[operator]
     return family
 
 
@@ -169,7 +170,7 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
         roles = lora_roles(start or family.net, names, Lora(scope.rank, scope.alpha, scope.targets))
         if start is None:
             return roles, embedded
-        extra = {"guidance": start.net.guidance, "adapter": roles.modules["student"]}
+        extra = {"guidance": family.network_of(start).guidance, "adapter": roles.modules["student"]}
         return Roles(roles.teacher, roles.denoisers, {"student": nn.ModuleDict(extra)}), embedded  # type: ignore[arg-type]
     return full_roles(family.net, names, start), embedded
 
@@ -181,12 +182,9 @@ def takes_scale(m: object) -> bool:
     return isinstance(m, MethodLcm) and m.embed_guidance
 
 
-def with_guidance_input(family: TinyFamily) -> Net:
+def with_guidance_input(family: StockFamily) -> Net:
     """The family's network with an embedding for the guidance scale that changes nothing yet."""
-    inner = family.net.net
-    assert isinstance(inner, WanNet)
-    embedding = inner.guidance or GuidanceEmbedding(inner.transformer.config.text_dim)
-    return Net(WanNet(inner.transformer, embedding), family.net.schedule, family.net.predicts)
+    return family.as_net(family.network_of().with_scale_input())
 
 
 # -- methods --------------------------------------------------------------------------------------------------------
@@ -197,7 +195,7 @@ def make_method(
 ) -> tuple[Method, tuple[float, ...] | None]:
     """(the method over its roles, the times of the student it makes)."""
     m, student, module = config.method, roles.denoisers["student"], roles.modules["student"]
-    guided_by = LABEL if isinstance(family, AnalyticFamily) else "text"
+    guided_by = LABEL if isinstance(family, AnalyticFamily) else family.guided_by
     schedule, limit = family.net.schedule, config.train.guidance_batch
     if isinstance(m, MethodFlow):
         flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
@@ -226,7 +224,11 @@ def make_method(
 
 def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, ...], guided_by: str) -> Dmd2:
     """DMD2 with its guidance, inputs and terms."""
-    teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
+    teacher: Denoiser
+    if guided_by == INPUT and m.guidance.kind == "cfg" and not m.guidance.names:
+        teacher = Told(roles.teacher, m.guidance.scale)
+    else:
+        teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
     critic = roles.denoisers["critic"]
     terms = [adversarial(m, critic)] if m.gan_weight else []
     return Dmd2(
@@ -247,14 +249,16 @@ def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
     """The GAN term on the critic's features."""
     net = critic.net if isinstance(critic, AdapterRole) else critic
     assert isinstance(net, Net) and isinstance(critic, Tapped)
-    if isinstance(net.net, WanNet):
-        blocks, width = len(net.net.transformer.blocks), net.net.transformer.scale_shift_table.shape[-1]
+    inner = net.net
+    if isinstance(inner, StockNet):
+        blocks = len(inner.blocks())
     else:
-        blocks, width = len(net.net.hidden), net.net.out.in_features  # type: ignore[arg-type,union-attr]
+        blocks = len(inner.hidden)  # type: ignore[arg-type]
     layers = tuple(m.gan_layers) or tuple(sorted({blocks // 2, blocks - 1}))
     if max(layers) >= blocks:
         raise UserError(f"layers {list(layers)}, the network has 0..{blocks - 1}", "method.gan_layers")
-    heads = TokenHeads(int(width), len(layers))  # type: ignore[arg-type]
+    widths = [inner.width(i) if isinstance(inner, StockNet) else int(inner.out.in_features) for i in layers]  # type: ignore[union-attr,arg-type]
+    heads = TokenHeads(widths)
     return Adversarial(
         critic, net.schedule, heads, layers, m.gan_weight, m.gan_watch_weight, m.gan_loss, Uniform(m.t_min, m.t_max)
     )

@@ -11,8 +11,11 @@ from typing import Any
 
 FAMILIES = {
     "tiny": "vdistill.families.tiny:TinyFamily",
+    "wan": "vdistill.families.wan:WanFamily",
     "analytic": "vdistill.families.analytic:Exact",
 }
+PIPELINES = {"WanPipeline": "wan"}
+"""Pipeline class, as model_index.json names it -> the family that opens it."""
 TARGETS = {
     "gaussian": "vdistill.families.analytic:gaussian",
     "mixture": "vdistill.families.analytic_mixture:mixture",
@@ -38,7 +41,7 @@ GUIDANCES = {
     "star": "vdistill.core.guidance:star",
     "joint": "vdistill.core.guidance:joint",
 }
-SOLVERS = ("ddim", "euler", "heun", "dpmpp_2m", "ancestral")
+SOLVERS = ("own", "ddim", "euler", "heun", "dpmpp_2m", "ancestral")
 SCHEDULES = ("rf", "vp", "trig", "edm")
 
 COMMANDS = {

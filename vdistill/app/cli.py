@@ -117,7 +117,7 @@ def _how(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", metavar="N", type=int, help="of a teacher; a student's are its own")
     p.add_argument("--guidance", metavar="S", type=float, help="guidance scale of a teacher; 1 means none")
     p.add_argument("--scale", metavar="S", type=float, help="of a student that takes the guidance scale as an input")
-    p.add_argument("--solver", choices=SOLVERS, default="ddim", help="of a teacher (default: ddim)")
+    p.add_argument("--solver", choices=SOLVERS, help="of a teacher; own: its folder's scheduler (default: the model's)")
     p.add_argument("--seed", type=int, default=0, help="of the first noise; clip i gets seed + i (default: 0)")
     p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
     p.add_argument("--size", metavar="HxW", help="height x width in pixels; the model's own without it")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..families.tiny import TinyFamily
+from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
 from .about import about
 from .generate import Plan, Sampled, generate, plan_of, size_of
@@ -47,7 +47,7 @@ def exam(
 
 
 def examine(
-    family: TinyFamily,
+    family: StockFamily,
     paper: Exam,
     plan: Plan,
     net: Denoiser | None = None,

@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import WanPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from ..core.denoiser import Net
 from ..core.errors import UserError
 from ..core.scope import AdapterWeights
-from ..families.tiny import GUIDANCE_FILE, TinyFamily
-from ..families.wan_net import WanNet
+from ..families.stock import GUIDANCE_FILE
 from .about import About, about
 from .build import Built
 from .card import write_card
@@ -57,30 +55,18 @@ def export_pipeline(source: Path, out: Path, known: About, scale: float | None, 
     """All weights, as a stock pipeline. scale: fixes a guidance input for good."""
     family = open_model(source)
     net = family.net
-    takes_scale = isinstance(net.net, WanNet) and net.net.guidance is not None
+    takes_scale = family.network_of().guidance is not None
     if scale is not None and not takes_scale:
         raise UserError("this model does not take the guidance scale as an input", "--guidance", "leave it out")
     if takes_scale:
-        net = with_fixed_scale(net, known.guidance if scale is None else scale)
+        fixed = copy.deepcopy(family.network_of()).with_fixed_scale(known.guidance if scale is None else scale)
+        net = family.as_net(fixed)
     if dtype != "float32":
-        family.pipe.text_encoder.to(getattr(torch, dtype))
+        for part in family.encoders:
+            if isinstance(module := getattr(family.pipe, part, None), nn.Module):
+                module.to(getattr(torch, dtype))
         net = copy.deepcopy(net).to(getattr(torch, dtype))
     family.save(net, out, family.times)
-
-
-def with_fixed_scale(net: Net, scale: float) -> Net:
-    """A plain network that answers as this one does at one guidance scale.
-
-    The embedding adds one vector d to every text token; the first layer of the text projection is linear, so adding
-    W d to its bias is the same.
-    """
-    inner = copy.deepcopy(net.net)
-    assert isinstance(inner, WanNet) and inner.guidance is not None
-    first = inner.transformer.condition_embedder.text_embedder.linear_1
-    with torch.no_grad():
-        shift = inner.guidance(torch.tensor([scale]))[0, 0]
-        first.bias += first.weight @ shift
-    return Net(WanNet(inner.transformer), net.schedule, net.predicts)
 
 
 def export_lora(source: Path, out: Path) -> None:
@@ -102,7 +88,6 @@ def adapter_tensors(built: Built) -> dict[str, Tensor]:
     return {name.removeprefix(INNER): t.contiguous() for name, t in weights.tensors().items()}
 
 
-def open_exported(folder: Path) -> WanPipeline:
+def open_exported(folder: Path) -> DiffusionPipeline:
     """The stock pipeline of an exported folder."""
-    family: TinyFamily = open_model(folder)
-    return family.pipe
+    return open_model(folder).pipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ from ..core.attention import Attend, full
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..core.guidance import Guided, cfg
+from ..core.guidance import INPUT, Guided, Told, cfg
 from ..core.schedule import Schedule
 from ..core.solvers import Solver, solve
 from ..families.few_step import FewStepScheduler
-from ..families.tiny import TinyFamily
+from ..families.stock import StockFamily
+from ..families.stock_sampler import sample_stock
 from .about import About
 from .models import clip_shape, finite, whole_number
 
@@ -30,7 +31,7 @@ class Plan:
 
     steps: int = 50
     guidance: float = 1.0
-    solver: Solver = "ddim"
+    solver: Solver | Literal["own"] = "ddim"
     seed: int = 0
     scale: float | None = None
     batch: int = 16
@@ -46,14 +47,14 @@ class Sampled:
 
 
 def plan_of(
-    family: TinyFamily, about: About, *, steps: int | None, guidance: float | None, scale: float | None, **rest: Any
+    family: StockFamily, about: About, *, steps: int | None, guidance: float | None, scale: float | None, **rest: Any
 ) -> Plan:
     """What a user asked for, the rest from the model. UserError for what its kind of model has no use for."""
     whole_number(steps, 1, "--steps")
     whole_number(rest.get("seed"), 0, "--seed", 2**63)
     finite(guidance, 0, "--guidance")
     finite(scale, 0, "--scale")
-    takes_scale = getattr(family.net.net, "guidance", None) is not None
+    takes_scale = family.network_of().takes_scale
     if scale is not None and not takes_scale:
         raise UserError("this model does not take the guidance scale as an input", "--scale", "use --guidance")
     if family.times is not None:
@@ -63,7 +64,9 @@ def plan_of(
             raise UserError(f"this student takes {len(family.times)} steps, found {steps}", "--steps", "leave it out")
     if takes_scale:
         scale = about.guidance if scale is None else scale
+    takes_scale = takes_scale and family.guided_by != INPUT
     own = 1.0 if family.times is not None or takes_scale else about.guidance
+    rest["solver"] = rest.get("solver") or about.solver
     return Plan(steps or about.steps, own if guidance is None else guidance, scale=scale, **rest)
 
 
@@ -92,15 +95,14 @@ class Counted:
         return self.inner.x0(x, t, cond, attend=attend)
 
 
-def first_noise(shape: Sequence[int], seed: int, count: int) -> Tensor:
-    """[count, *shape]; sample i is what torch.Generator().manual_seed(seed + i) draws, as stock pipelines do."""
-    draws = [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
-    return torch.cat(draws)
+def first_noise(family: StockFamily, shape: Sequence[int], seed: int, count: int) -> Tensor:
+    """[count, *shape]; sample i is what torch.Generator().manual_seed(seed + i) draws, as the stock pipeline does."""
+    return torch.cat([family.noise(shape, torch.Generator().manual_seed(seed + i)) for i in range(count)])
 
 
 @torch.no_grad()
 def generate(
-    family: TinyFamily,
+    family: StockFamily,
     captions: Sequence[str],
     plan: Plan,
     frames: int,
@@ -115,19 +117,35 @@ def generate(
     begun, clips = time.perf_counter(), []
     for start in range(0, len(captions), plan.batch):
         part = captions[start : start + plan.batch]
-        noise, cond = first_noise(shape, plan.seed + start, len(part)), family.text(part)
+        noise, cond = first_noise(family, shape, plan.seed + start, len(part)), family.text(part)
         if plan.scale is not None:
             cond = cond.with_field("guidance", torch.full((len(part),), plan.scale))
-        clips.append(family.codec.decode(_latents(counted, noise, cond, plan, times)))
+        clips.append(family.codec.decode(_latents(family, counted, noise, cond, plan, times)))
     return Sampled(torch.cat(clips), counted.clips // len(captions), (time.perf_counter() - begun) / len(captions))
 
 
-def _latents(net: Denoiser, noise: Tensor, cond: Cond, plan: Plan, times: Sequence[float] | None) -> Tensor:
+def _latents(
+    family: StockFamily, net: Denoiser, noise: Tensor, cond: Cond, plan: Plan, times: Sequence[float] | None
+) -> Tensor:
+    if times is None and plan.solver != "own":
+        return solve(_guided(family, net, plan.guidance), noise, net.schedule.grid(plan.steps), cond, plan.solver)
     if times is None:
-        guided = Guided(net, cfg(plan.guidance)) if plan.guidance != 1 else net
-        return solve(guided, noise, net.schedule.grid(plan.steps), cond, plan.solver)
-    scheduler, x = FewStepScheduler(list(times), "sample"), noise
-    for time_now, t in zip(times, scheduler.timesteps, strict=True):
-        now = torch.full((len(x),), time_now, dtype=torch.float64)
-        x = scheduler.step(net.x0(x, now, cond), t, x, return_dict=False)[0]
-    return x
+        generators = [torch.Generator().manual_seed(plan.seed + i) for i in range(len(noise))]
+
+        def at(step: int, timestep: float, steps: int) -> Denoiser:
+            return _guided(family, net, family.scale_at(plan.guidance, timestep, steps))
+
+        return sample_stock(family, at, noise, cond, plan.steps, generators)
+    scheduler = FewStepScheduler.of(family.schedule, times, "sample", family.clock.steps)
+    z, shape = family.pack(noise), noise.shape[1:]
+    for time_now, timestep in zip(times, scheduler.timesteps, strict=True):
+        now = torch.full((len(noise),), time_now, dtype=torch.float64)
+        x0 = net.x0(family.unpack(z, shape), now, cond)
+        z = scheduler.step(family.pack(x0), timestep, z, return_dict=False)[0]
+    return family.unpack(z, shape)
+
+
+def _guided(family: StockFamily, net: Denoiser, scale: float) -> Denoiser:
+    if family.guided_by == INPUT:
+        return Told(net, scale)
+    return Guided(net, cfg(scale, family.guided_by)) if scale != 1 else net

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..core import checkpoint
 from ..core.errors import UserError
-from ..families.tiny import TinyFamily
+from ..families.opening import INDEX, pipeline_class
+from ..families.stock import StockFamily
+from .catalog import FAMILIES, PIPELINES, find
 
 if TYPE_CHECKING:
     from .build import Built
@@ -49,29 +52,26 @@ def _student_of(run: Path) -> Path:
     )
 
 
-def open_model(name: str | Path) -> TinyFamily:
-    """The model a name means, as a family. UserError in one line for anything that does not open."""
+def open_model(
+    name: str | Path, family: str | None = None, dtype: torch.dtype | None = None, negative: str = ""
+) -> StockFamily:
+    """The model a name means, as a family. UserError in one line for anything that does not open.
+
+    family: the one it must be of; any when left out. dtype, negative: as StockFamily.load takes them.
+    """
     folder = model_folder(name)
-    index = folder / "model_index.json"
     if (folder / "analytic.json").is_file():
         raise UserError("is a student of the analytic family, which makes points, not clips", str(folder))
-    if index.is_file():
-        try:
-            kind = json.loads(index.read_text())["_class_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"is no index of a pipeline ({error})", str(index), "copy the folder again") from error
-        if kind != "WanPipeline":
-            raise UserError(f"wrong family: holds a {kind}, expected a WanPipeline", str(folder))
-    family = TinyFamily.load(folder)
-    for part in ("transformer", "vae", "text_encoder"):
-        missing = [name for name, value in getattr(family.pipe, part).named_parameters() if value.is_meta]
-        if missing:
-            what = f"weights do not fit: {len(missing)} missing {missing[:3]}"
-            raise UserError(what, str(folder / part), "copy the folder again")
-    return family
+    kind = pipeline_class(folder)
+    if kind not in PIPELINES:
+        raise UserError(f"wrong family: holds a {kind}; known are {', '.join(PIPELINES)}", str(folder / INDEX))
+    if family not in (None, PIPELINES[kind]) and (family, kind) != ("tiny", "WanPipeline"):
+        raise UserError(f"wrong family: holds a {kind}, that is {PIPELINES[kind]}, not {family}", str(folder))
+    opened: StockFamily = find(FAMILIES, PIPELINES[kind]).load(folder, dtype, negative)
+    return opened
 
 
-def clip_shape(family: TinyFamily, frames: int, height: int, width: int) -> tuple[int, ...]:
+def clip_shape(family: StockFamily, frames: int, height: int, width: int) -> tuple[int, ...]:
     """[C, T, H, W] of a clip's latents. UserError for a clip that codec or network cannot take."""
     if min(frames, height, width) < 1:
         raise UserError(f"{frames} frames of {height}x{width} are no clip", "size")
@@ -80,19 +80,19 @@ def clip_shape(family: TinyFamily, frames: int, height: int, width: int) -> tupl
     return shape
 
 
-def fit_network(family: TinyFamily, shape: Sequence[int], where: str) -> None:
+def fit_network(family: StockFamily, shape: Sequence[int], where: str) -> None:
     """UserError for latents [C, T, H, W] of another width than the network's, or that its patches do not tile."""
-    config = family.pipe.transformer.config
-    if shape[0] != config.in_channels:
-        raise UserError(f"has latents of {shape[0]} channels, this family takes {config.in_channels}", where)
-    if len(shape) != 4 or min(shape) < 1 or any(n % p for n, p in zip(shape[1:], config.patch_size, strict=True)):
-        raise UserError(f"latents of shape {tuple(shape)} are not tiled by patches {tuple(config.patch_size)}", where)
+    network = family.network_of()
+    if shape[0] != network.channels:
+        raise UserError(f"has latents of {shape[0]} channels, this family takes {network.channels}", where)
+    if len(shape) != 4 or min(shape) < 1 or any(n % p for n, p in zip(shape[1:], network.patch, strict=True)):
+        raise UserError(f"latents of shape {tuple(shape)} are not tiled by patches {network.patch}", where)
 
 
 def clip_of(built: Built, config: Config) -> tuple[int, int, int]:
     """(frames, height, width) of the clips a run learns from: those of its data, the commonest where they differ."""
     family, data = built.family, getattr(built.source, "data", None)
-    if not isinstance(family, TinyFamily):
+    if not isinstance(family, StockFamily):
         return 1, 1, 1
     if data is None:
         assert config.family.name == "tiny"
@@ -104,7 +104,7 @@ def clip_of(built: Built, config: Config) -> tuple[int, int, int]:
 def check_data(built: Built, config: Config) -> None:
     """UserError when the clips of a config do not fit the model it opened."""
     family, data = built.family, getattr(built.source, "data", None)
-    if not isinstance(family, TinyFamily):
+    if not isinstance(family, StockFamily):
         return
     shapes = getattr(data, "shapes", None) or ([data.shape] if data is not None else [])
     for shape in shapes:

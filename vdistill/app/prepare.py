@@ -155,7 +155,7 @@ def open_codec(family: str, device: str) -> Codec:
 
     if family == "tiny":
         size = TinySize()
-        codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
+        codec: Codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
     elif Path(family).is_dir() or family == "shapes":
         codec = open_model(family).codec
     elif Path(family).suffix in (".yaml", ".yml"):
@@ -163,7 +163,7 @@ def open_codec(family: str, device: str) -> Codec:
     else:
         hint = "tiny, shapes, a run, a diffusers folder, or the .yaml you will train with"
         raise UserError(f"no family or model folder {family!r}", "--family", hint)
-    codec.vae.to(device)
+    codec.vae.to(device)  # type: ignore[attr-defined]
     return codec
 
 

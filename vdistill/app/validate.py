@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..core.engine import Engine
 from ..data.media import write_video
-from ..families.tiny import TinyFamily
+from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
 from .build import Built, vocabulary
 from .generate import Plan, generate
@@ -21,7 +21,7 @@ SHOWN = 8
 def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], None] | None:
     """What to call at a validation step, or None for a family without clips."""
     family, v = built.family, config.validation
-    if not isinstance(family, TinyFamily):
+    if not isinstance(family, StockFamily):
         return None
     world = isinstance(config.data, DataShapes)
     prompts = list(v.prompts) or ([Shapes(split="test", open=0.0).caption(i) for i in range(SHOWN)] if world else [])

@@ -11,12 +11,21 @@ from torch.nn.functional import scaled_dot_product_attention
 class Attend(Protocol):
     """Takes one layer's queries, keys and values. Keys arrive un-rotated; `rope` rotates them where they are read."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any) -> Tensor:
-        """q, k, v: [B, heads, N, D], N position-major along the sequence axis; returns [B, heads, N, D]."""
+    def __call__(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any, *, prefix: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
+        """q, k, v: [B, heads, N, D]; returns [B, heads, N, D].
+
+        The first `prefix` rows do not belong to the sequence (the text of a joint model); the others are
+        position-major along the sequence axis. rope: takes and returns [B, heads, N, D], all rows. mask: [B, N], true
+        where a key may be read.
+        """
 
 
-def full(layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any) -> Tensor:
+def full(
+    layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any, *, prefix: int = 0, mask: Tensor | None = None
+) -> Tensor:
     """Every position sees every other: the bidirectional default. A family may run its own kernel when it sees this."""
     if rope is not None:
         q, k = rope(q), rope(k)
-    return scaled_dot_product_attention(q, k, v)
+    return scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])

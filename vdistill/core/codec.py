@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 class Codec(Protocol):
-    """pixels [B, 3, T, H, W] in [-1, 1]; latents [B, C, T', H', W'], normalised as the teacher expects them."""
+    """pixels [B, 3, T, H, W] in [-1, 1]; latents [B, C, T', H', W'], normalised as the teacher expects them.
+
+    temporal, spatial: pixels along the sequence axis and along an edge for one latent position.
+    """
+
+    temporal: int
+    spatial: int
 
     def encode(self, pixels: Tensor) -> Tensor: ...
 

@@ -15,6 +15,7 @@ Fields = Mapping[str, Tensor]
 class Cond:
     """fields: whole-sample conditions, name -> [B, ...]; along: conditions that follow the sample's sequence axis,
     name -> [B, T, ...]; null: name -> [1, ...], what a dropped condition becomes (broadcast over B and T).
+    A condition of several tensors is one name and its parts, "text" with "text.mask": they are dropped together.
     """
 
     fields: Fields = field(default_factory=dict)
@@ -23,28 +24,34 @@ class Cond:
 
     def drop(self, names: Collection[str]) -> Cond:
         """The same without the named conditions. KeyError, naming what can be dropped, for one without a null."""
-        for name in names:
-            if name not in self.null or not (name in self.fields or name in self.along):
-                raise KeyError(f"cannot drop condition {name!r}; droppable here: {sorted(self.null) or 'none'}")
+        gone = {part for name in names for part in self._parts(name)}
 
         def without(kept: Fields) -> Fields:
-            return {k: self.null[k].expand_as(v) if k in names else v for k, v in kept.items()}
+            return {k: self.null[k].expand_as(v) if k in gone else v for k, v in kept.items()}
 
         return replace(self, fields=without(self.fields), along=without(self.along))
 
     def drop_where(self, name: str, mask: Tensor) -> Cond:
         """Drop one condition in the samples where mask [B] is true (classifier-free guidance training)."""
 
-        def without(kept: Fields) -> Fields:
-            if name not in kept:
-                return kept
-            value = kept[name]
-            keep = mask.to(value.device).view(-1, *[1] * (value.ndim - 1))
-            return {**kept, name: torch.where(keep, self.null[name].expand_as(value), value)}
+        gone = self._parts(name)
 
-        if name not in self.null:
-            raise KeyError(f"cannot drop condition {name!r}; droppable here: {sorted(self.null) or 'none'}")
+        def nulled(part: str, value: Tensor) -> Tensor:
+            dropped = mask.to(value.device).view(-1, *[1] * (value.ndim - 1))
+            return torch.where(dropped, self.null[part].expand_as(value), value)
+
+        def without(kept: Fields) -> Fields:
+            return {k: nulled(k, v) if k in gone else v for k, v in kept.items()}
+
         return replace(self, fields=without(self.fields), along=without(self.along))
+
+    def _parts(self, name: str) -> set[str]:
+        """The tensors that are one condition. KeyError, naming what can be dropped, for one without a null."""
+        present = {*self.fields, *self.along}
+        parts = {k for k in self.null if k in present and (k == name or k.startswith(f"{name}."))}
+        if not parts:
+            raise KeyError(f"cannot drop condition {name!r}; droppable here: {sorted(self.null) or 'none'}")
+        return parts
 
     def narrow(self, start: int, length: int) -> Cond:
         """Positions [start, start + length) of everything that runs along the sequence."""

@@ -24,6 +24,8 @@ Scale = float | tuple[float, float]
 """One scale, or (scale at t = 1, scale at t = 0) with `Guidance.shape` between them."""
 Shape = Literal["linear", "cosine"]
 WHERE = "guidance"
+INPUT = "guidance"
+"""The condition of networks that take the scale as an input: guiding by it is one pass that is told the scale."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,12 @@ def guided_x0(
     attend: Attend = full,
     max_batch: int | None = None,
 ) -> Tensor:
-    """Classifier-free guidance with a scale of its own for every sample [B] (teacher of guidance distillation, LCM)."""
+    """Classifier-free guidance with a scale of its own for every sample [B] (teacher of guidance distillation, LCM).
+
+    name: the condition it goes without, or INPUT for a network that is told the scale.
+    """
+    if name == INPUT:
+        return denoiser.x0(x, t, cond.with_field(INPUT, scale), attend=attend)
     kept, without = forwards(denoiser, x, t, [cond, cond.drop([name])], attend, max_batch)
     s = spread(scale.to(torch.float64), x)
     return (s * kept + (1 - s) * without).to(x.dtype)
@@ -267,6 +274,26 @@ class Guided:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         return self.guidance.x0(self.denoiser, x, t, cond, attend=attend, max_batch=self.max_batch)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A network that takes the guidance scale as an input, told one scale: again a denoiser, of one pass."""
+
+    denoiser: Denoiser
+    scale: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.denoiser, Tapped):
+            object.__setattr__(self, "taps", self.denoiser.taps)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        scale = torch.full((len(x),), self.scale, device=x.device, dtype=x.dtype)
+        return self.denoiser.x0(x, t, cond.with_field(INPUT, scale), attend=attend)
 
 
 @dataclass(frozen=True)

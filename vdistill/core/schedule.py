@@ -34,7 +34,7 @@ def spread(value: Tensor, x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _vp_table(betas: Betas, start: float, end: float, steps: int, zero_snr: bool) -> Tensor:
+def _vp_table(betas: Betas, start: float, end: float, steps: int, zero_snr: bool, snr_shift: float) -> Tensor:
     """sqrt(alpha_bar) at t = 0, 1/steps, ..., 1 (float64, steps + 1 entries, the first is 1)."""
     if betas == "cosine":
         u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -44,7 +44,8 @@ def _vp_table(betas: Betas, start: float, end: float, steps: int, zero_snr: bool
         beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     else:
         beta = torch.linspace(start, end, steps, dtype=torch.float64)
-    root = torch.cumprod(1 - beta, 0).sqrt()
+    bar = torch.cumprod(1 - beta, 0)
+    root = (bar / (snr_shift + (1 - snr_shift) * bar)).sqrt()  # signal-to-noise ratio over snr_shift
     if zero_snr:  # shift so that the last is 0, scale so that the first stays (Lin et al. 2023, algorithm 1)
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return torch.cat([torch.ones(1, dtype=torch.float64), root])
@@ -54,7 +55,8 @@ def _vp_table(betas: Betas, start: float, end: float, steps: int, zero_snr: bool
 class Schedule:
     """kind: the path; shift: time shift k of grids, t -> k t / (1 + (k - 1) t), for resolution (SD3, Wan).
 
-    vp: betas, beta_start, beta_end, train_steps, zero_snr as in the DDPM family; step index i sits at t = (i + 1) / N.
+    vp: betas, beta_start, beta_end, train_steps, zero_snr as in the DDPM family; step index i sits at t = (i + 1) / N;
+    snr_shift divides every signal-to-noise ratio (CogVideoX), before the rescaling to zero.
     edm: alpha = 1 and sigma from sigma_min to sigma_max on the rho grid of Karras et al.; rf: alpha = 1 - t, sigma = t;
     trig: cos and sin of t pi / 2. `t` is always the noise level itself: shift acts on grids and samplers, never here.
     """
@@ -66,9 +68,13 @@ class Schedule:
     beta_end: float = 0.012
     train_steps: int = 1000
     zero_snr: bool = False
+    snr_shift: float = 1.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+
+    def _table(self) -> Tensor:
+        return _vp_table(self.betas, self.beta_start, self.beta_end, self.train_steps, self.zero_snr, self.snr_shift)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at t of any shape, float64."""
@@ -80,7 +86,7 @@ class Schedule:
         if self.kind == "edm":
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
             return torch.ones_like(t), (low + t * (high - low)) ** self.rho
-        table = _vp_table(self.betas, self.beta_start, self.beta_end, self.train_steps, self.zero_snr).to(t.device)
+        table = self._table().to(t.device)
         place = t.clamp(0, 1) * self.train_steps
         left = place.floor().long().clamp(max=self.train_steps - 1)
         alpha = torch.lerp(table[left], table[left + 1], place - left)
@@ -157,7 +163,7 @@ class Schedule:
             low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
             return (ratio ** (1 / self.rho) - low) / (high - low)
         alpha = 1 / torch.sqrt(1 + ratio**2)
-        table = _vp_table(self.betas, self.beta_start, self.beta_end, self.train_steps, self.zero_snr).to(alpha.device)
+        table = self._table().to(alpha.device)
         rising = table.flip(0).contiguous()
         right = torch.searchsorted(rising, alpha.contiguous()).clamp(1, self.train_steps)
         low_a, high_a = rising[right - 1], rising[right]

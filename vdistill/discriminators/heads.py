@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class TokenHeads(nn.Module):
-    """One MLP per tapped layer; features list of [B, N, C] -> logits [B, layers * N]."""
+    """One MLP per tapped layer, of these widths; features list of [B, N, C] -> logits [B, sum of N]."""
 
-    def __init__(self, width: int, layers: int, hidden: int = 64) -> None:
+    def __init__(self, widths: Sequence[int], hidden: int = 64) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-            for _ in range(layers)
+            for width in widths
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

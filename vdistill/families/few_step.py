@@ -14,9 +14,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from ..core.rng import Rng
-from ..core.schedule import Predicts, Schedule
-
-KINDS: dict[str, Predicts] = {"sample": "x0", "flow_prediction": "flow", "epsilon": "eps", "v_prediction": "v"}
+from ..core.schedule import Schedule
+from .clock import BETAS, PREDICTS, Clock
 
 
 def source_of(noise: Tensor) -> Rng:
@@ -26,7 +25,8 @@ def source_of(noise: Tensor) -> Rng:
 
 
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """Few-step sampling at fixed `times` (descending, in (0, 1]) on the rectified-flow path.
+    """Few-step sampling at fixed `times` (descending, in (0, 1]), on the rectified-flow path or, where a beta_schedule
+    is given, on the variance-preserving one.
 
     stochastic: predict, then renoise to the next time (LCM, DMD2); otherwise a deterministic step. A sample's draws
     are a function of its first noise, because some pipelines pass no generator on: so the same first noise gives the
@@ -43,16 +43,55 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         stochastic: bool = True,
         shift: float = 1.0,
         num_train_timesteps: int = 1000,
+        beta_schedule: str | None = None,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        rescale_betas_zero_snr: bool = False,
+        snr_shift_scale: float = 1.0,
     ) -> None:
         self.init_noise_sigma = 1.0
         self.set_timesteps()
 
-    def set_timesteps(self, num_inference_steps: int | None = None, device: str | torch.device | None = None) -> None:
-        """The trained times, whatever number is asked for."""
+    @classmethod
+    def of(cls, path: Schedule, times: Sequence[float], prediction_type: str, train_steps: int) -> FewStepScheduler:
+        """The scheduler of a student trained at `times` on `path`."""
+        given = {"times": list(times), "prediction_type": prediction_type, "num_train_timesteps": train_steps}
+        if path.kind == "rf":
+            return cls(**given, shift=path.shift)  # type: ignore[arg-type]
+        return cls(
+            **given,  # type: ignore[arg-type]
+            beta_schedule=next(k for k, v in BETAS.items() if v == path.betas),
+            beta_start=path.beta_start,
+            beta_end=path.beta_end,
+            rescale_betas_zero_snr=path.zero_snr,
+            snr_shift_scale=path.snr_shift,
+        )
+
+    @property
+    def path(self) -> Schedule:
+        """The noise path it walks."""
+        c = self.config
+        if c.beta_schedule is None:
+            return Schedule("rf", shift=c.shift)
+        return Schedule(
+            "vp", betas=BETAS[c.beta_schedule], beta_start=c.beta_start, beta_end=c.beta_end,
+            train_steps=c.num_train_timesteps, zero_snr=c.rescale_betas_zero_snr, snr_shift=c.snr_shift_scale,
+        )  # fmt: skip
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """The trained times, whatever is asked for."""
         self.times = [*map(float, self.config.times), 0.0]
         self.num_inference_steps, self.place = len(self.times) - 1, 0
         self.sources: list[Rng] = []
-        self.timesteps = (1000 * torch.tensor(self.times[:-1], dtype=torch.float64)).to(device, torch.float32)
+        clock = Clock(self.path, PREDICTS[self.config.prediction_type], self.config.num_train_timesteps)
+        self.timesteps = clock.told(torch.tensor(self.times[:-1], dtype=torch.float64)).to(device)
         self.sigmas = torch.tensor(self.times, dtype=torch.float32, device=device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
@@ -71,12 +110,12 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """One step of the trained schedule."""
-        path = Schedule("rf")
+        path = self.path
         now, then = (
             torch.full((len(sample),), v, dtype=torch.float64, device=sample.device)
             for v in self.times[self.place : self.place + 2]
         )
-        clean = path.x0(model_output, sample, now, KINDS[self.config.prediction_type])
+        clean = path.x0(model_output, sample, now, PREDICTS[self.config.prediction_type])
         if self.place == 0:
             self.sources = [source_of(noise) for noise in sample]
         self.place += 1

@@ -1,0 +1,202 @@
+"""A stock diffusers pipeline taken apart, and put together again around a student.
+
+A family is a subclass in a file of its own: which pipelines it opens, how its network is called, what its text encoders
+say, how its latents are normalised. Everything else is here.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..core.checkpoint import fill, read_tensors
+from ..core.codec import Codec
+from ..core.cond import Cond
+from ..core.denoiser import Net
+from ..core.errors import UserError
+from .clock import PREDICTS, Clock, clock_of
+from .few_step import FewStepScheduler
+from .guidance_input import GuidanceEmbedding
+from .opening import open_pipeline
+from .stock_net import StockNet
+
+GUIDANCE_FILE = "guidance_embedding.safetensors"
+TEXT_CACHE = 1 << 30  # bytes of encoded captions kept
+Parts = dict[str, Tensor]
+"""What an encoder says of one caption: name -> [1, ...]; "text" and its parts, "text.mask", "text.pooled"."""
+
+
+class StockFamily:
+    """pipe: the stock pipeline; net: its network as a Denoiser; codec: its VAE; times: of a few-step student."""
+
+    name: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    """Pipeline classes it opens, as model_index.json names them; the first is the plainest."""
+    networks: ClassVar[tuple[str, ...]] = ("transformer",)
+    """Attributes of the pipeline that are its network; those that are None are left out."""
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+    network: ClassVar[Callable[..., StockNet]]
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    guided_by: ClassVar[str] = "text"
+    """The condition guidance goes without; "guidance" where the network was distilled to take the scale."""
+    image: ClassVar[bool] = False
+    """Whether it makes images: clips of one frame."""
+
+    def __init__(self, pipe: Any, negative: str = "") -> None:
+        self.pipe, self.negative = pipe, negative
+        for part in (*self.encoders, "vae"):
+            module = getattr(pipe, part, None)
+            if isinstance(module, nn.Module):
+                module.eval().requires_grad_(False)
+        self.clock = self.make_clock()
+        parts = {name: getattr(pipe, name) for name in self.networks if getattr(pipe, name, None) is not None}
+        self.net = self.as_net(self.make_network(parts))
+        self.codec = self.make_codec()
+        self.times: tuple[float, ...] | None = None
+        if isinstance(pipe.scheduler, FewStepScheduler):
+            self.times = tuple(pipe.scheduler.config.times)
+        self._known: dict[str, Parts] = {}
+
+    @property
+    def schedule(self) -> Any:
+        """The noise path, with the time shift of the grids."""
+        return self.clock.schedule
+
+    # -- what a family says -------------------------------------------------------------------------------------
+
+    def make_clock(self) -> Clock:
+        """From the folder's own scheduler."""
+        return clock_of(self.pipe.scheduler)
+
+    def make_network(self, parts: Mapping[str, nn.Module]) -> StockNet:
+        """The network over its stock modules."""
+        return type(self).network(parts, self.clock)
+
+    def make_codec(self) -> Codec:
+        """The VAE with the family's normalisation."""
+        raise TypeError(f"{type(self).__name__} does not say what its codec is")
+
+    def encode(self, caption: str) -> Parts:
+        """What the pipeline's own encoders say of one caption."""
+        raise TypeError(f"{type(self).__name__} does not say how captions are encoded")
+
+    def encode_null(self) -> Parts:
+        """What stands for "no caption": the negative prompt."""
+        return self.encode(self.negative)
+
+    def from_image(self, image: Tensor, shape: Sequence[int]) -> Parts:
+        """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here."""
+        raise UserError(f"{self.name} of this folder does not start from an image", "--image", "leave it out")
+
+    # -- the pipeline's own layout of latents, for its scheduler --------------------------------------------------
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> latents as the pipeline holds them."""
+        return x[:, :, 0] if self.image else x
+
+    def unpack(self, z: Tensor, shape: Sequence[int]) -> Tensor:
+        """Latents of the pipeline -> [B, C, T, H, W]; shape: [C, T, H, W]."""
+        return z[:, :, None] if self.image else z
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """[1, C, T, H, W] of first noise, drawn as the pipeline draws it."""
+        return torch.randn((1, *shape), generator=generator)
+
+    # -- the pipeline's own sampling, for stock_sampler --------------------------------------------------------------
+
+    def set_timesteps(self, scheduler: Any, steps: int, shape: Sequence[int], device: torch.device) -> None:
+        """As the pipeline sets them for latents of shape [C, T, H, W]."""
+        scheduler.set_timesteps(steps, device=device)
+
+    def advance(
+        self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
+    ) -> Tensor:
+        """One scheduler step as the pipeline makes it. memory: what it carries from step to step."""
+        more = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
+
+    def scale_at(self, scale: float, timestep: float, steps: int) -> float:
+        """The guidance scale the pipeline uses at a timestep."""
+        return scale
+
+    # -- captions ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def text(self, captions: Sequence[str]) -> Cond:
+        """Cond with field "text" [B, L, D] and its parts, null the negative prompt.
+
+        Cached, and encoded one by one: an encoder's last bits depend on what else is in its batch, and a resumed run,
+        whose cache is empty, must see the same numbers.
+        """
+        if sum(t.nbytes for parts in self._known.values() for t in parts.values()) > TEXT_CACHE:
+            self._known.clear()
+        for caption in {*captions} - self._known.keys():
+            self._known[caption] = self._settled(self.encode(caption))
+        null = self.null()
+        rows = [self._known[c] for c in captions]
+        return Cond({k: torch.cat([row[k] for row in rows]) for k in rows[0]}, null=null)
+
+    def null(self) -> Parts:
+        """What a caption becomes when it is dropped: name -> [1, ...]."""
+        key = "\0null"  # no caption
+        if key not in self._known:
+            with torch.no_grad():
+                self._known[key] = self._settled(self.encode_null())
+        return self._known[key]
+
+    @staticmethod
+    def _settled(parts: Parts) -> Parts:
+        return {k: (v.float() if v.is_floating_point() else v).detach() for k, v in parts.items()}
+
+    # -- in and out ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype | None = None, negative: str = "") -> Self:
+        """Open a pipeline folder. dtype: float32 when left out. UserError for a folder that does not open whole."""
+        folder = Path(folder)
+        family = cls(open_pipeline(folder, cls.pipelines, cls.name, dtype or torch.float32), negative)
+        if (folder / GUIDANCE_FILE).is_file():
+            net = family.network_of().with_scale_input()
+            assert net.guidance is not None
+            fill(net.guidance, read_tensors(folder / GUIDANCE_FILE), str(folder / GUIDANCE_FILE))
+            family.net = family.as_net(net)
+        return family
+
+    def network_of(self, net: Net | None = None) -> StockNet:
+        """The stock network inside a Denoiser; the family's own when left out."""
+        network = (net or self.net).net
+        assert isinstance(network, StockNet)
+        return network
+
+    def as_net(self, network: StockNet) -> Net:
+        """The network as a Denoiser on the family's path."""
+        return Net(network, self.clock.schedule, self.clock.predicts)
+
+    def few_step_scheduler(self, net: Net, times: Sequence[float]) -> FewStepScheduler:
+        """The scheduler an exported student carries."""
+        kind = next(k for k, v in PREDICTS.items() if v == net.predicts)
+        return FewStepScheduler.of(self.clock.schedule, times, kind, self.clock.steps)
+
+    def save(self, net: Net, folder: Path, times: Sequence[float] | None = None) -> None:
+        """Write the stock pipeline with the weights of `net`; `times` adds the trained few-step schedule, and an
+        embedding of the guidance scale goes into a file of its own beside it."""
+        network = self.network_of(net)
+        pipe = copy.copy(self.pipe)
+        changed: dict[str, Any] = dict(network.parts)
+        if times is not None:
+            changed["scheduler"] = self.few_step_scheduler(net, times)
+        pipe.register_modules(**changed)
+        pipe.save_pretrained(folder)
+        for config in folder.glob("*/config.json"):  # the library notes where it read a part; nobody else has that path
+            kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+            config.write_text(json.dumps(kept, indent=2) + "\n")
+        if isinstance(network.guidance, GuidanceEmbedding):
+            save_file(network.guidance.state_dict(), folder / GUIDANCE_FILE)

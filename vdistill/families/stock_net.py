@@ -1,0 +1,182 @@
+"""A stock diffusers network as the engine sees it: one layout, times in [0, 1], the attention seam, inner features.
+
+A family says how its network is called (`forward`) and where things are (`blocks`, `attentions`, `seam`); the rest is
+here. Weights and state-dict keys stay those of diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..core.attention import Attend, full
+from ..core.cond import Cond
+from ..core.errors import UserError
+from .clock import Clock
+from .guidance_input import GuidanceEmbedding
+
+Processor = Any
+"""What diffusers calls for one attention layer."""
+
+
+class StockNet(nn.Module):
+    """x [B, C, T, H, W], t [B] or [B, T] -> prediction, shaped as x. parts: attribute of the pipeline -> its module.
+
+    Reads Cond field "text" [B, L, D] and its parts; "guidance" [B] where the network takes the scale as an input.
+    """
+
+    text_in: ClassVar[str | None] = None
+    """The linear layer the text goes through first: a fixed guidance scale folds into its bias."""
+    per_frame: ClassVar[bool] = False
+    """Whether a time for every position, t [B, T], is understood."""
+
+    def __init__(self, parts: Mapping[str, nn.Module], clock: Clock, guidance: GuidanceEmbedding | None = None) -> None:
+        super().__init__()
+        self.clock, self.names = clock, tuple(parts)
+        for name, module in parts.items():
+            self.add_module(name, module)
+        self.guidance = guidance
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Attribute of the pipeline -> its module."""
+        return {name: self.get_submodule(name) for name in self.names}
+
+    @property
+    def model(self) -> Any:
+        """The stock network (the first, where there are two)."""
+        return self.get_submodule(self.names[0])
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents it denoises."""
+        return int(self.model.config.get("out_channels") or self.model.config.in_channels)
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent positions, along T, H and W, that make one token."""
+        size = self.model.config.get("patch_size", 1)
+        return (1, size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether the guidance scale is an input."""
+        return self.guidance is not None
+
+    # -- how it is called ----------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond, attend: Attend = full) -> Tensor:
+        """The prediction of the stock network."""
+        if t.ndim == 2 and not self.per_frame:
+            raise UserError(f"{type(self).__name__} takes one time a sample, found one for each position", "t")
+        with self.attending(attend):
+            return self.predict(x, self.clock.told(t), cond)
+
+    def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        """Call the stock network. timestep: [B] or [B, T], float32, as it was trained with."""
+        raise TypeError(f"{type(self).__name__} does not say how its network is called")
+
+    def text(self, cond: Cond) -> Tensor:
+        """The text tokens [B, L, D], in the network's type, shifted by the guidance scale where that is an input."""
+        text = cond.fields["text"].to(self.model.dtype)
+        if self.guidance is not None and "guidance" in cond.fields:
+            text = text + self.guidance(cond.fields["guidance"]).to(text.dtype)
+        return text
+
+    # -- where things are ----------------------------------------------------------------------------------------
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks whose outputs can be tapped, in order."""
+        return list(self.model.transformer_blocks)
+
+    def tapped(self, layer: int, out: Any) -> Tensor:
+        """Features [B, N, C] of the sequence in what block `layer` returned."""
+        return out if isinstance(out, Tensor) else out[0]  # type: ignore[no-any-return]
+
+    def width(self, layer: int) -> int:
+        """C of the features after block `layer`."""
+        config = self.model.config
+        return int(config.num_attention_heads * config.attention_head_dim)
+
+    def attentions(self) -> Sequence[Any]:
+        """The self-attention (or joint attention) modules, in order: layer i of the seam is the i-th."""
+        raise TypeError(f"{type(self).__name__} does not say where its attention is")
+
+    def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
+        """A processor that lets `attend` answer for layer `layer`, in place of the `stock` one."""
+        raise TypeError(f"{type(self).__name__} has no attention seam")
+
+    @contextmanager
+    def attending(self, attend: Attend) -> Iterator[None]:
+        """Inside, `attend` answers for every layer; `full` leaves the network's own kernels in place."""
+        if attend is full:
+            yield
+            return
+        layers = self.attentions()
+        stock = [layer.processor for layer in layers]
+        for i, layer in enumerate(layers):
+            layer.processor = self.seam(i, attend, stock[i])
+        try:
+            yield
+        finally:
+            for layer, processor in zip(layers, stock, strict=True):
+                layer.processor = processor
+
+    def taps(self, x: Tensor, t: Tensor, cond: Cond, layers: Sequence[int]) -> list[Tensor]:
+        """Features [B, N, C] after the given blocks."""
+        blocks, found = self.blocks(), {}
+        if not all(0 <= layer < len(blocks) for layer in layers):
+            raise UserError(f"layers {list(layers)} asked for, the network has 0..{len(blocks) - 1}", "taps")
+
+        def keep(layer: int) -> Any:
+            def hook(module: nn.Module, args: Any, out: Any) -> None:
+                found[layer] = self.tapped(layer, out)
+
+            return hook
+
+        hooks = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+        try:
+            self(x, t, cond)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [found[layer] for layer in layers]
+
+    # -- the guidance scale as an input --------------------------------------------------------------------------
+
+    def with_scale_input(self) -> Self:
+        """The same weights with the guidance scale as an input that changes nothing yet.
+
+        UserError for a network with no place for it.
+        """
+        if self.takes_scale:
+            return self
+        layer = self._text_layer()
+        return type(self)(self.parts, self.clock, GuidanceEmbedding(layer.in_features))
+
+    def with_fixed_scale(self, scale: float) -> Self:
+        """The plain stock network that answers as this one does at one scale; changes the weights in place.
+
+        The embedding adds one vector d to every text token; the first layer of the text is linear, so adding W d to
+        its bias is the same.
+        """
+        if self.guidance is None:
+            return self
+        first = self._text_layer()
+        with torch.no_grad():
+            shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
+            first.bias.add_(first.weight @ shift.to(first.weight.dtype))
+        return type(self)(self.parts, self.clock)
+
+    def _text_layer(self) -> nn.Linear:
+        if self.text_in is None:
+            raise UserError(
+                f"{type(self.model).__name__} has no place for a guidance scale", "method", "fix it: low = high"
+            )
+        layer = self.model.get_submodule(self.text_in)
+        assert isinstance(layer, nn.Linear)
+        return layer
