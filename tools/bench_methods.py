@@ -33,7 +33,8 @@ from torch import Tensor
 from vdistill.core.cond import Cond
 from vdistill.core.denoiser import Denoiser, Net
 from vdistill.core.engine import Cadence, Engine
-from vdistill.core.guidance import Guided, cfg
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.inputs import Generated, Noised, Simulated
 from vdistill.core.optim import OptimSpec
 from vdistill.core.rng import Rng

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from vdistill.app.build import build, engine_of
 from vdistill.app.schema import Config
-from vdistill.core.guidance import Guided, cfg
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.rng import Rng
 from vdistill.families.tiny import TinyFamily, TinySize
 from vdistill.methods.dmd2 import Dmd2

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .core.denoiser import Denoiser, Net
     from .core.engine import Engine
     from .core.errors import UserError
-    from .core.guidance import Guidance, Guided
+    from .core.guidance import Guidance
+    from .core.guided import Guided
     from .core.rng import Rng
     from .core.schedule import Schedule
     from .families.tiny import TinyFamily
@@ -28,7 +29,7 @@ _HOMES = {
     "Denoiser": "core.denoiser:Denoiser",
     "Engine": "core.engine:Engine",
     "Guidance": "core.guidance:Guidance",
-    "Guided": "core.guidance:Guided",
+    "Guided": "core.guided:Guided",
     "Net": "core.denoiser:Net",
     "Plan": "app.generate:Plan",
     "Rng": "core.rng:Rng",

@@ -388,7 +388,7 @@ def test_the_literals_are_those_of_the_engine() -> None:
     method = UNIONS["method"]
     assert set(get_args(method["dmd2"].model_fields["gan_loss"].annotation)) == set(get_args(Gan))
     assert set(get_args(method["flow"].model_fields["weight"].annotation)) == set(get_args(Weighting))
-    assert set(catalog.SCHEDULES) == set(get_args(Kind)) and set(catalog.SOLVERS) == set(get_args(Solver))
+    assert set(catalog.SCHEDULES) == set(get_args(Kind)) and set(catalog.SOLVERS) == {"own", *get_args(Solver)}
 
 
 def test_reading_a_config_does_not_import_torch() -> None:

@@ -9,7 +9,8 @@ from curved import B, Curved, case, close, parts, run
 from vdistill.core.cond import Cond
 from vdistill.core.denoiser import Tapped
 from vdistill.core.errors import UserError
-from vdistill.core.guidance import Branch, Guidance, Guided, cfg, chain, compose, guided_x0, joint, star
+from vdistill.core.guidance import Branch, Guidance, cfg, chain, compose, joint, star
+from vdistill.core.guided import Guided, guided_x0
 from vdistill.core.schedule import Schedule, spread
 
 

@@ -103,13 +103,13 @@ def pickled(folder: Path) -> None:
 DAMAGE = {
     "cut": (cut, "not a whole safetensors file"),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "not a whole safetensors file"),
-    "gone": (lambda f: (f / WEIGHTS).unlink(), "does not open as a Wan pipeline"),
+    "gone": (lambda f: (f / WEIGHTS).unlink(), "does not open as a WanPipeline"),
     "shape": (lambda f: change(f, "shape"), "expected shape"),
     "a key less": (lambda f: change(f, "drop"), "weights do not fit: 1 missing"),
     "pickled": (pickled, "pickled .bin weights"),
     "another class": (lambda f: (f / "model_index.json").write_text('{"_class_name": "Flux"}'), "wrong family"),
     "list for index": (lambda f: (f / "model_index.json").write_text("[]"), "is no index of a pipeline"),
-    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "does not open as a Wan pipeline"),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "has no subfolder tokenizer/"),
     "no index": (lambda f: (f / "model_index.json").unlink(), "not a diffusers pipeline folder"),
     "folder gone": (shutil.rmtree, "no such model"),
 }

@@ -11,7 +11,8 @@ from toys import tiny_family
 from vdistill.app.build import with_guidance_input
 from vdistill.core.attention import Attend, full
 from vdistill.core.cond import Cond
-from vdistill.core.guidance import Guided, cfg
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.inputs import Inputs, Noised, Simulated
 from vdistill.core.rng import Rng
 from vdistill.core.solvers import solve

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from toys import same_tensors, shapes_source, tiny_family
 
 from vdistill.core.engine import Engine
-from vdistill.core.guidance import Guided, cfg
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.inputs import Generated, Simulated
 from vdistill.core.optim import OptimSpec
 from vdistill.core.scope import Lora, Roles, lora_roles

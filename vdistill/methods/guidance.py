@@ -13,7 +13,7 @@ from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..core.guidance import guided_x0
+from ..core.guided import guided_x0
 from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn, no_grad
 
 from ..core.denoiser import Denoiser
-from ..core.guidance import PerSample
+from ..core.guided import PerSample
 from ..core.losses.consistency import Boundary, target
 from ..core.losses.regression import pseudo_huber
 from ..core.rng import Rng
