@@ -43,12 +43,16 @@ def _unet(**other: Any) -> d.UNet2DConditionModel:
     )
 
 
+def unet_parts() -> tuple[Any, Any, Any, Any]:
+    """VAE, text encoder, tokenizer and UNet of Stable Diffusion 1.5."""
+    tokenizer = clip_tokenizer()
+    return _vae(0.18215), clip(tokenizer), tokenizer, _unet()
+
+
 def sd15() -> d.StableDiffusionPipeline:
     """Stable Diffusion 1.5."""
-    tokenizer = clip_tokenizer()
     scheduler = d.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **SCALED_LINEAR)
-    parts = _vae(0.18215), clip(tokenizer), tokenizer, _unet(), scheduler
-    return d.StableDiffusionPipeline(*parts, None, None, requires_safety_checker=False)
+    return d.StableDiffusionPipeline(*unet_parts(), scheduler, None, None, requires_safety_checker=False)
 
 
 def sdxl() -> d.StableDiffusionXLPipeline:
@@ -128,9 +132,56 @@ def flux() -> d.FluxPipeline:
     return d.FluxPipeline(scheduler, vae, clip(first), first, t5(len(second)), second, transformer)
 
 
+def _pixart(kind: type, **other: Any) -> Any:
+    tokenizer = t5_tokenizer()
+    transformer = d.PixArtTransformer2DModel(
+        num_attention_heads=3,  # three conditions share the width
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=48,
+        caption_channels=32,
+        **other,
+    )
+    scheduler = d.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+    return kind(tokenizer, t5(len(tokenizer)), _vae(0.13025), transformer, scheduler)
+
+
+def pixart() -> d.PixArtAlphaPipeline:
+    """PixArt-alpha at 1024: resolution and aspect ratio are added conditions, which its class ties to that size."""
+    return _pixart(d.PixArtAlphaPipeline, sample_size=128, use_additional_conditions=True)
+
+
+def pixart_sigma() -> d.PixArtSigmaPipeline:
+    """PixArt-sigma: without added conditions."""
+    return _pixart(d.PixArtSigmaPipeline, sample_size=8, use_additional_conditions=False)
+
+
+def dit() -> d.DiTPipeline:
+    """DiT: a class instead of a caption; class 1000 stands for none, a number the pipeline has in its code."""
+    transformer = d.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=1000,
+    )
+    scheduler = d.DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    labels = {0: "tench, Tinca tinca", 1: "goldfish", 2: "great white shark, white shark"}
+    pipe = d.DiTPipeline(transformer, _vae(0.18215), scheduler, id2label=labels)
+    pipe.register_to_config(id2label=labels)  # else saving forgets them; the published index lists them
+    return pipe
+
+
 IMAGE: dict[str, Callable[[], Any]] = {
     "sd15": sd15,
     "sdxl": sdxl,
     "sd3": sd3,
     "flux": flux,
+    "pixart": pixart,
+    "pixart-sigma": pixart_sigma,
+    "dit": dit,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -16,9 +17,13 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
     T5Config,
     T5EncoderModel,
 )
@@ -36,6 +41,10 @@ WORDS = (
     r"\s+(?!\S)|\s+"
 )
 """Where Llama 3 and Qwen 2 split a text before they merge bytes."""
+QWEN_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 LENGTH = 16
 """Tokens a text may have, where the pipeline lets one choose."""
 
@@ -150,11 +159,66 @@ def llama(vocabulary: int, dim: int = 16) -> LlamaModel:
     )
 
 
+def qwen_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """Qwen 2's way of splitting and its chat template; every word of `template` is one token."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    roles = ["system\n", "user\n", "assistant\n"]
+    tokenizer = _bpe([template, *roles, *CAPTIONS], marks, WORDS.replace("{1,3}", ""))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=marks[2],
+        pad_token=marks[0],
+        additional_special_tokens=marks[1:2],
+        padding_side="right",
+        model_max_length=2048,
+        chat_template=QWEN_CHAT,
+    )
+
+
+def qwen(vocabulary: int, dim: int = 16) -> Qwen2_5_VLTextModel:
+    """The language part of Qwen 2.5 VL; three layers: the pipeline reads the hidden states two before the last."""
+    return Qwen2_5_VLTextModel(
+        Qwen2_5_VLTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=dim,
+            intermediate_size=2 * dim,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+
+
+def clip_vision(dim: int = 32, pixels: int = 32) -> tuple[Any, CLIPVisionModel]:
+    """What cuts images to the size of a CLIP image encoder, and the encoder, of two layers."""
+    from transformers import CLIPImageProcessor  # warns, without torchvision, as soon as it is imported
+
+    config = CLIPVisionConfig(
+        hidden_size=dim,
+        intermediate_size=2 * dim,
+        projection_dim=dim,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=pixels,
+        patch_size=8,
+    )
+    return CLIPImageProcessor(size={"shortest_edge": pixels}, crop_size=pixels), CLIPVisionModel(config)
+
+
 @torch.no_grad()
-def fill(module: nn.Module) -> nn.Module:
-    """Give weights that start as constants (zero-initialised outputs and modulations, ones in norms) small random
-    offsets, so that the output depends on every input; then eval(), float32, no gradients."""
+def fill(module: nn.Module, gain: float = 1.0) -> nn.Module:
+    """eval(), no gradients, and an output that depends on every input: weights that start as constants
+    (zero-initialised outputs and modulations, ones in norms) get small random offsets, linear layers times `gain`.
+    """
     for value in module.parameters():
         if value.is_floating_point() and value.min() == value.max():
             value.add_(0.1 * torch.randn_like(value))
-    return module.float().eval().requires_grad_(False)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(gain)
+    return module.eval().requires_grad_(False)

@@ -6,11 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers as d
-from transformers import UMT5EncoderModel
+from transformers import ByT5Tokenizer, UMT5EncoderModel
 
-from .random_tiny_text import clip, clip_tokenizer, llama, llama_tokenizer, t5, t5_tokenizer
+from .random_tiny_image import unet_parts
+from .random_tiny_text import (
+    clip,
+    clip_tokenizer,
+    clip_vision,
+    fill,
+    llama,
+    llama_tokenizer,
+    qwen,
+    qwen_tokenizer,
+    t5,
+    t5_tokenizer,
+)
 from .text import fixed_encoder
 
+HUNYUAN15_SYSTEM = (
+    "You are a helpful assistant. Describe the video by detailing the following aspects:         1. The main content "
+    "and theme of the video.         2. The color, shape, size, texture, quantity, text, and spatial relationships of "
+    "the objects.         3. Actions, events, behaviors temporal relationships, physical movement changes of the "
+    "objects.         4. background environment, light, style and atmosphere.         5. camera angles, movements, and "
+    "transitions used in the video."
+)
+"""What the pipeline tells the language model before the caption, for the tokenizer to learn its words."""
 HUNYUAN_CLIP_LENGTH = 77
 """The pipeline has this number in its code."""
 
@@ -55,7 +75,44 @@ def wan(**other: Any) -> d.WanPipeline:
     return d.WanPipeline(tokenizer, encoder, _wan_vae(), _wan_scheduler(3.0), _wan_transformer(), **other)
 
 
-def _cog_vae() -> d.AutoencoderKLCogVideoX:
+def wan_i2v() -> d.WanImageToVideoPipeline:
+    """Wan 2.1 I2V: mask and first frame as 20 more channels, a CLIP's view of the first frame as more tokens."""
+    tokenizer, encoder = _umt5()
+    processor, vision = clip_vision(32)
+    transformer = _wan_transformer(in_channels=36, image_dim=32, added_kv_proj_dim=24)
+    return d.WanImageToVideoPipeline(
+        tokenizer, encoder, _wan_vae(), _wan_scheduler(3.0), processor, vision, transformer
+    )
+
+
+def wan22_ti2v() -> d.WanPipeline:
+    """Wan 2.2 TI2V-5B: a time for every token, a VAE of 4 x 16 x 16 with 48 channels."""
+    tokenizer, encoder = _umt5()
+    vae = d.AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=48,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.02 * (i - 24) for i in range(48)],
+        latents_std=[0.5 + 0.01 * i for i in range(48)],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    )
+    transformer = _wan_transformer(in_channels=48, out_channels=48)
+    return d.WanPipeline(tokenizer, encoder, vae, _wan_scheduler(5.0), transformer, expand_timesteps=True)
+
+
+def wan22_a14b() -> d.WanPipeline:
+    """Wan 2.2 T2V-A14B: one expert above noise level 0.875, another below."""
+    return wan(transformer_2=_wan_transformer(), boundary_ratio=0.875)
+
+
+def _cog_vae(scaling: float = 0.7, **other: Any) -> d.AutoencoderKLCogVideoX:
     """4 x 8 x 8, four channels."""
     return d.AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
@@ -65,7 +122,8 @@ def _cog_vae() -> d.AutoencoderKLCogVideoX:
         layers_per_block=1,
         norm_num_groups=2,
         temporal_compression_ratio=4,
-        scaling_factor=0.7,
+        scaling_factor=scaling,
+        **other,
     )
 
 
@@ -103,18 +161,43 @@ def _cog_scheduler(kind: type, snr_shift_scale: float) -> Any:
     )
 
 
+def _cogvideox(kind: type, vae: Any, transformer: Any, scheduler: Any) -> Any:
+    tokenizer = t5_tokenizer()
+    return kind(tokenizer, t5(len(tokenizer)), vae, transformer, scheduler)
+
+
+def cogvideox_2b() -> d.CogVideoXPipeline:
+    """CogVideoX-2B: fixed sinusoidal positions, DDIM."""
+    transformer = _cog_transformer(use_rotary_positional_embeddings=False)
+    scheduler = _cog_scheduler(d.CogVideoXDDIMScheduler, 3.0)
+    return _cogvideox(d.CogVideoXPipeline, _cog_vae(1.15258426), transformer, scheduler)
+
+
 def cogvideox_5b() -> d.CogVideoXPipeline:
     """CogVideoX-5B: rotary positions, its DPM scheduler."""
-    tokenizer = t5_tokenizer()
     scheduler = _cog_scheduler(d.CogVideoXDPMScheduler, 1.0)
-    return d.CogVideoXPipeline(tokenizer, t5(len(tokenizer)), _cog_vae(), _cog_transformer(), scheduler)
+    return _cogvideox(d.CogVideoXPipeline, _cog_vae(), _cog_transformer(), scheduler)
+
+
+def cogvideox15_5b() -> d.CogVideoXPipeline:
+    """CogVideoX 1.5 5B: patches of two latent frames."""
+    transformer = _cog_transformer(patch_size_t=2, patch_bias=False)
+    scheduler = _cog_scheduler(d.CogVideoXDPMScheduler, 1.0)
+    return _cogvideox(d.CogVideoXPipeline, _cog_vae(invert_scale_latents=True), transformer, scheduler)
+
+
+def cogvideox_i2v() -> d.CogVideoXImageToVideoPipeline:
+    """CogVideoX-5B-I2V: the first frame as more channels; learned positions, so one size only."""
+    transformer = _cog_transformer(in_channels=8, use_learned_positional_embeddings=True)
+    scheduler = _cog_scheduler(d.CogVideoXDPMScheduler, 1.0)
+    return _cogvideox(d.CogVideoXImageToVideoPipeline, _cog_vae(), transformer, scheduler)
 
 
 def hunyuan() -> d.HunyuanVideoPipeline:
     """HunyuanVideo: the guidance scale is an input; a Llama with a chat template, a CLIP for the pooled text."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 
-    tokenizer, pooled = llama_tokenizer(DEFAULT_PROMPT_TEMPLATE["template"]), clip_tokenizer(length=77)
+    tokenizer, pooled = llama_tokenizer(DEFAULT_PROMPT_TEMPLATE["template"]), clip_tokenizer(length=HUNYUAN_CLIP_LENGTH)
     transformer = d.HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -142,6 +225,43 @@ def hunyuan() -> d.HunyuanVideoPipeline:
         scheduler=d.FlowMatchEulerDiscreteScheduler(shift=7.0),
         text_encoder_2=clip(pooled, 16, length=HUNYUAN_CLIP_LENGTH),
         tokenizer_2=pooled,
+    )
+
+
+def hunyuan15() -> d.HunyuanVideo15Pipeline:
+    """HunyuanVideo 1.5: a Qwen with a chat template, a byte T5 for text in quotes, a guider as a component.
+
+    4.2 million of its weights are in a projection whose width of 2048 the class does not let one choose.
+    """
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    glyphs = ByT5Tokenizer()
+    transformer = d.HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        text_embed_dim=16,
+        text_embed_2_dim=16,
+        image_embed_dim=8,
+        rope_axes_dim=(4, 6, 6),
+        task_type="t2v",
+        target_size=64,
+    )
+    vae = d.AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1)
+    tokenizer = qwen_tokenizer(HUNYUAN15_SYSTEM)
+    return d.HunyuanVideo15Pipeline(
+        text_encoder=qwen(len(tokenizer)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+        vae=vae,
+        scheduler=d.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        text_encoder_2=t5(len(glyphs), 16),
+        tokenizer_2=glyphs,
+        guider=ClassifierFreeGuidance(guidance_scale=6.0),
     )
 
 
@@ -175,9 +295,38 @@ def ltx() -> d.LTXPipeline:
     return d.LTXPipeline(scheduler, vae, t5(len(tokenizer)), tokenizer, transformer)
 
 
+def animatediff() -> d.AnimateDiffPipeline:
+    """AnimateDiff: the image UNet of Stable Diffusion 1.5 with motion modules between its layers."""
+    vae, encoder, tokenizer, unet = unet_parts()
+    motion = d.MotionAdapter(
+        block_out_channels=unet.config.block_out_channels,
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=2,
+        motion_max_seq_length=32,
+    )
+    scheduler = d.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="linear",
+        clip_sample=False,
+        timestep_spacing="linspace",
+        steps_offset=1,
+    )
+    return d.AnimateDiffPipeline(vae, encoder, tokenizer, unet, fill(motion), scheduler)
+
+
 VIDEO: dict[str, Callable[[], Any]] = {
     "wan": wan,
+    "wan-i2v": wan_i2v,
+    "wan22-ti2v": wan22_ti2v,
+    "wan22-a14b": wan22_a14b,
+    "cogvideox-2b": cogvideox_2b,
     "cogvideox-5b": cogvideox_5b,
+    "cogvideox15-5b": cogvideox15_5b,
+    "cogvideox-i2v": cogvideox_i2v,
     "hunyuan": hunyuan,
+    "hunyuan15": hunyuan15,
     "ltx": ltx,
+    "animatediff": animatediff,
 }
