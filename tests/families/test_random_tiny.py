@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vdistill.core.errors import UserError
 from vdistill.families.random_tiny import CALLS, VARIANTS, random_tiny
+from vdistill.families.random_tiny_hunyuan import HUNYUAN15_SYSTEM
 from vdistill.families.random_tiny_text import llama_tokenizer, qwen_tokenizer
-from vdistill.families.random_tiny_video import HUNYUAN15_SYSTEM
 
 MOST_WEIGHTS = 300_000
 ONE_WIDE_PROJECTION = 4_200_000  # in HunyuanVideo 1.5, of a width its class fixes
@@ -110,7 +110,7 @@ def test_the_network_answers_to_every_input(variant: str) -> None:
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "prompt" in CALLS[v]])
 def test_every_text_encoder_tells_captions_apart(variant: str) -> None:
     pipe = random_tiny(variant)
-    one = dict((name, place[key]) for name, place, key in tensors(told(pipe, variant)))
+    one = {name: place[key] for name, place, key in tensors(told(pipe, variant))}
     other = told(pipe, variant, prompt='a blue circle sleeps beside "red"')
     for name, place, key in tensors(other):
         if name.split(".")[-1].removesuffix("_2") in ("encoder_hidden_states", "pooled_projections", "text_embeds"):

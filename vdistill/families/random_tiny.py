@@ -61,15 +61,15 @@ class TinyCall:
 
     def kwargs(self) -> dict[str, Any]:
         """Of the pipeline's __call__; num_inference_steps and generator are the caller's."""
-        named = dict(
-            prompt=self.prompt,
-            height=self.height,
-            width=self.width,
-            num_frames=self.frames,
-            max_sequence_length=self.length,
-            guidance_scale=self.scale,
-            output_type=self.output,
-        )
+        named = {
+            "prompt": self.prompt,
+            "height": self.height,
+            "width": self.width,
+            "num_frames": self.frames,
+            "max_sequence_length": self.length,
+            "guidance_scale": self.scale,
+            "output_type": self.output,
+        }
         return {name: value for name, value in named.items() if value is not None} | self.extra
 
 

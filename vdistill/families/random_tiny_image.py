@@ -1,4 +1,4 @@
-"""Image pipelines of tiny random weights: the stock classes, schedulers configured as the published folders have them."""
+"""Image pipelines of tiny random weights: stock classes, schedulers configured as the published folders are."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def _vae(scaling: float, shift: float | None = None, **other: Any) -> d.Autoenco
 
 def _unet(**other: Any) -> d.UNet2DConditionModel:
     return d.UNet2DConditionModel(
-        **dict(
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            sample_size=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=2,
-            norm_num_groups=2,
-        )
+        **{
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "sample_size": 8,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 2,
+            "norm_num_groups": 2,
+        }
         | other
     )
 
