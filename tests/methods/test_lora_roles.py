@@ -60,3 +60,31 @@ def test_without_adapters_the_trained_network_is_the_teacher(tmp_path: Path) -> 
         student, critic = (roles.denoisers[n].x0(batch.x, t, batch.cond) for n in ("student", "critic"))
     assert torch.equal(said, right)
     assert not torch.equal(student, right) and not torch.equal(critic, right) and not torch.equal(student, critic)
+
+
+def test_checkpointed_adapters_get_the_gradients_of_plain_ones() -> None:
+    from vdistill.core.scope import recomputed
+    from vdistill.families.memory import checkpoint_gradients
+
+    grads = []
+    for twice in (False, True):
+        torch.manual_seed(0)
+        family = tiny_family()
+        if twice:
+            checkpoint_gradients(family.network_of().parts, recomputed)
+            family.network_of().train()
+        roles = lora_roles(family.net, ["student", "critic"], Lora(4))
+        for module in roles.modules.values():
+            for n, p in enumerate(module.parameters()):
+                torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(n))
+        roles.modules["student"].requires_grad_(True)
+        if twice:
+            family.network_of().model.train()
+        x, t = torch.randn(1, 768, 2, 2, 2, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
+        cond = family.text(["a red square"])
+        own = roles.denoisers["student"].x0(x, t, cond)
+        roles.denoisers["critic"].x0(x, t, cond)  # another role answers before the backward pass
+        own.square().mean().backward()
+        grads.append([p.grad.clone() for p in roles.modules["student"].parameters()])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads, strict=True))
+    assert max(g.abs().max() for g in grads[0]) > 1e-6

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..core.cond import Cond
 from ..core.denoiser import Denoiser, Net, Tapped
 from ..core.engine import Cadence, Engine, Source
 from ..core.errors import UserError
-from ..core.guidance import INPUT, Guidance, Guided, Told, cfg, chain, joint, star
+from ..core.guidance import Guidance, cfg, chain, joint, star
+from ..core.guided import INPUT, Guided, Told
 from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
 from ..core.optim import OptimSpec
-from ..core.schedule import Schedule
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
 from ..core.step import Method
 from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
@@ -28,19 +27,15 @@ from ..families.analytic import LABEL
 from ..families.analytic_family import AnalyticFamily, AnalyticSource
 from ..families.stock import StockFamily
 from ..families.stock_net import StockNet
-from ..families.tiny import TinyFamily, TinySize
 from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
-from ..worlds.shapes import Shapes
 from ..worlds.source import ShapesSource
-from .models import open_model
-from .schema import Config, DataLatents, DataPrompts, DataShapes, FamilyAnalytic, FamilyTiny, ScopeLora
+from .build_family import AnyFamily, frugal, make_family, world_of
+from .schema import Config, DataLatents, DataPrompts, DataShapes, ScopeLora
+from .schema_family import FamilyAnalytic
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
-
-AnyFamily = StockFamily | AnalyticFamily
-VOCABULARY = 4096  # clips of the world whose captions a new tokenizer is learned from
 
 
 @dataclass(frozen=True)
@@ -62,11 +57,11 @@ class Built:
         return self.student
 
 
-def build(config: Config, world: int = 1) -> Built:
+def build(config: Config, world: int = 1, device: torch.device | str = "cpu") -> Built:
     """Everything a config means. world: processes that share a step. UserError for what cannot be."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)  # modules born here (adapters, heads, embeddings) are a function of the seed too
-        family = make_family(config)
+        family = make_family(config, device)
         roles, embedded = make_roles(config, family)
         method, times = make_method(config, family, roles, embedded)
     specs = {name: optim_of(config, name) for name in method.learners}
@@ -90,46 +85,7 @@ def engine_of(config: Config, built: Built, out: Path, **more: object) -> Engine
     )
 
 
-# -- family and data ------------------------------------------------------------------------------------------------
-
-
-def make_family(config: Config) -> AnyFamily:
-    """The teacher's family, opened or new."""
-    f = config.family
-    if isinstance(f, FamilyAnalytic):
-        return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
-    family = open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), vocabulary(config), config.seed)
-    for network in family.network_of().parts.values():
-        if f.attention:
-            network.set_attention_backend(f.attention)  # type: ignore[operator]
-        if config.train.gradient_checkpointing:
-            network.enable_gradient_checkpointing()  # type: ignore[operator]
-    return family
-
-
-def tiny_size(f: FamilyTiny) -> TinySize:
-    """The dimensions a config gives a new tiny model."""
-    return TinySize(
-        f.dim, f.heads, f.layers, f.ffn, f.text_dim, f.text_layers, f.text_length, f.patch_frames, f.patch_size,
-        codec=f.codec, mean=f.mean, std=f.std, shift=f.shift, predicts=f.predicts,
-        patch=(1, 1, 1) if f.codec == "pixel" else (1, 2, 2),
-    )  # fmt: skip
-
-
-def vocabulary(config: Config) -> Sequence[str]:
-    """Captions a new tokenizer is learned from: the world's, or the data's own."""
-    d = config.data
-    if isinstance(d, DataLatents):
-        return open_data(d.path, lambda captions: Cond()).captions()
-    if isinstance(d, DataPrompts) and Path(d.path).is_file():
-        return read_prompts(Path(d.path))
-    world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
-    return [world.caption(i) for i in range(VOCABULARY)]
-
-
-def world_of(d: DataShapes) -> Shapes:
-    """The world a config's data section names."""
-    return Shapes(d.frames, d.size, tuple(d.counts), d.open, turning=d.turning)
+# -- data ----------------------------------------------------------------------------------------------------------
 
 
 def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
@@ -141,7 +97,8 @@ def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
     if isinstance(d, DataShapes):
         return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed)
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
-        shape = family.codec.shape(d.frames, d.size, d.size)
+        assert not isinstance(config.family, FamilyAnalytic)
+        shape = family.codec.shape(*config.family.clip)
         data = PromptData(read_prompts(Path(d.path)), shape, RememberedText(family.text))
         return Feed(data, train.batch, micro, config.seed)
     assert isinstance(d, DataLatents | DataPrompts)
@@ -163,16 +120,21 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
             raise UserError("the analytic family is trained whole", "scope", "use scope: {name: full}")
         nets = {n: family.network(config.seed + i, embedded) for i, n in enumerate(names)}
         return Roles(family.teacher, nets, nets), embedded
-    start = with_guidance_input(family) if embedded else None
+    start = with_guidance_input(family) if embedded else family.net
     if isinstance(scope, ScopeLora):
-        if config.train.gradient_checkpointing:
-            raise UserError("cannot be combined with adapters that share a base", "train.gradient_checkpointing")
-        roles = lora_roles(start or family.net, names, Lora(scope.rank, scope.alpha, scope.targets))
-        if start is None:
+        frugal(config, family)
+        targets = scope.targets or family.lora_targets
+        roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets))
+        scale = family.network_of(start).scale_module() if embedded else None
+        if scale is None:
             return roles, embedded
-        extra = {"guidance": family.network_of(start).guidance, "adapter": roles.modules["student"]}
-        return Roles(roles.teacher, roles.denoisers, {"student": nn.ModuleDict(extra)}), embedded  # type: ignore[arg-type]
-    return full_roles(family.net, names, start), embedded
+        extra = nn.ModuleDict({"guidance": scale, "adapter": roles.modules["student"]})
+        return Roles(roles.teacher, roles.denoisers, {**roles.modules, "student": extra}), embedded
+    roles = full_roles(family.net, names, start)
+    for copied in roles.modules.values():
+        copied.float()  # what is trained is float32; autocast computes in less where asked to
+    frugal(config, family)
+    return roles, embedded
 
 
 def takes_scale(m: object) -> bool:

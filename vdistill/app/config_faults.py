@@ -14,7 +14,11 @@ from .schema_method import Method
 from .yaml_lines import Fault, Key, Tree
 
 UNIONS: dict[str, dict[str, type[BaseModel]]] = {
-    section: {each.model_fields["name"].default: each for each in get_args(get_args(kind)[0])}
+    section: {
+        name: each
+        for each in get_args(get_args(kind)[0])
+        for name in get_args(each.model_fields["name"].annotation)
+    }
     for section, kind in {"family": Family, "data": Data, "method": Method, "scope": Scope}.items()
 }
 """section -> name -> class, for the sections that are one of several."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
+
 if TYPE_CHECKING:
     from .schema import Config
+
+
+GUIDED = {"dit": ("label",), "flux": ("guidance", "text"), "hunyuan": ("guidance", "text")}
+"""What a family is guided by, where it is not text alone."""
 
 
 def misfits(config: Config) -> Iterator[tuple[str, str]]:
@@ -23,7 +29,7 @@ def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     if (family.name == "analytic") != (data.name == "analytic"):
         other = "analytic" if family.name == "analytic" else "shapes, latents or prompts"
         yield "data.name", f"{data.name} does not go with family {family.name}; {other} does"
-    if family.name == "tiny" and family.path is None:
+    if isinstance(family, FamilyTiny) and family.path is None:
         if method.name != "flow":
             yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or 'shapes'"
         elif config.scope.name == "lora":
@@ -46,7 +52,14 @@ def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
 
 def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
     family, data = config.family, config.data
-    if family.name != "tiny":
+    if isinstance(family, FamilyStock):
+        if data.name == "shapes" and (data.frames, data.size, data.size) != family.clip:
+            yield (
+                "data.size",
+                f"clips of {data.frames}x{data.size}x{data.size}, family says {family.clip}; say it there",
+            )
+        return
+    if not isinstance(family, FamilyTiny):
         return
     if data.name == "shapes" or data.name == "prompts":
         for key in ("frames", "size"):
@@ -82,9 +95,9 @@ def _conditions(config: Config) -> Iterator[tuple[str, str]]:
 def conditions(config: Config) -> tuple[str, ...]:
     """The conditions that can be guided by; the first is what `condition` and `names` mean when left out."""
     family = config.family
-    if family.name == "tiny":
-        return ("text",)
-    return ("label",) if family.target == "classes" else ()
+    if isinstance(family, FamilyAnalytic):
+        return ("label",) if family.target == "classes" else ()
+    return GUIDED.get(family.name, ("text",))
 
 
 def _asked(config: Config) -> dict[str, tuple[str, ...]]:

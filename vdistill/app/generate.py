@@ -14,7 +14,8 @@ from ..core.attention import Attend, full
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..core.guidance import INPUT, Guided, Told, cfg
+from ..core.guidance import cfg
+from ..core.guided import INPUT, Guided, Told
 from ..core.schedule import Schedule
 from ..core.solvers import Solver, solve
 from ..families.few_step import FewStepScheduler
@@ -117,11 +118,14 @@ def generate(
     begun, clips = time.perf_counter(), []
     for start in range(0, len(captions), plan.batch):
         part = captions[start : start + plan.batch]
-        noise, cond = first_noise(family, shape, plan.seed + start, len(part)), family.text(part)
+        noise = first_noise(family, shape, plan.seed + start, len(part)).to(family.device)
+        cond = family.text(part).to(family.device)
         if plan.scale is not None:
-            cond = cond.with_field("guidance", torch.full((len(part),), plan.scale))
+            cond = cond.with_field("guidance", torch.full((len(part),), plan.scale, device=family.device))
         clips.append(family.codec.decode(_latents(family, counted, noise, cond, plan, times)))
-    return Sampled(torch.cat(clips), counted.clips // len(captions), (time.perf_counter() - begun) / len(captions))
+    return Sampled(
+        torch.cat(clips).cpu(), counted.clips // len(captions), (time.perf_counter() - begun) / len(captions)
+    )
 
 
 def _latents(
@@ -139,7 +143,7 @@ def _latents(
     scheduler = FewStepScheduler.of(family.schedule, times, "sample", family.clock.steps)
     z, shape = family.pack(noise), noise.shape[1:]
     for time_now, timestep in zip(times, scheduler.timesteps, strict=True):
-        now = torch.full((len(noise),), time_now, dtype=torch.float64)
+        now = torch.full((len(noise),), time_now, dtype=torch.float64, device=noise.device)
         x0 = net.x0(family.unpack(z, shape), now, cond)
         z = scheduler.step(family.pack(x0), timestep, z, return_dict=False)[0]
     return family.unpack(z, shape)

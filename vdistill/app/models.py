@@ -13,8 +13,10 @@ import torch
 from ..core import checkpoint
 from ..core.errors import UserError
 from ..families.opening import INDEX, pipeline_class
+from ..families.random_tiny import random_tiny
 from ..families.stock import StockFamily
 from .catalog import FAMILIES, PIPELINES, find
+from .schema_family import FamilyAnalytic
 
 if TYPE_CHECKING:
     from .build import Built
@@ -71,6 +73,17 @@ def open_model(
     return opened
 
 
+def random_model(variant: str, family: str, seed: int, dtype: torch.dtype, negative: str) -> StockFamily:
+    """Tiny random weights of a published pipeline's classes. UserError for an unknown variant or one of another family."""
+    pipe = random_tiny(variant, seed).to(dtype)
+    kind = type(pipe).__name__
+    if PIPELINES.get(kind) != family:
+        known = PIPELINES.get(kind, "not known")
+        raise UserError(f"wrong family: {variant} is a {kind}, that is {known}, not {family}", "family.random_tiny")
+    opened: StockFamily = find(FAMILIES, family)(pipe, negative)
+    return opened
+
+
 def clip_shape(family: StockFamily, frames: int, height: int, width: int) -> tuple[int, ...]:
     """[C, T, H, W] of a clip's latents. UserError for a clip that codec or network cannot take."""
     if min(frames, height, width) < 1:
@@ -95,8 +108,8 @@ def clip_of(built: Built, config: Config) -> tuple[int, int, int]:
     if not isinstance(family, StockFamily):
         return 1, 1, 1
     if data is None:
-        assert config.family.name == "tiny"
-        return config.family.frames, config.family.size, config.family.size
+        assert not isinstance(config.family, FamilyAnalytic)
+        return config.family.clip
     _, frames, height, width = data.shape
     return 1 + (frames - 1) * family.codec.temporal, height * family.codec.spatial, width * family.codec.spatial
 
@@ -109,8 +122,8 @@ def check_data(built: Built, config: Config) -> None:
     shapes = getattr(data, "shapes", None) or ([data.shape] if data is not None else [])
     for shape in shapes:
         fit_network(family, shape, str(getattr(config.data, "path", "data")))
-    if config.family.name == "tiny" and not shapes:
-        clip_shape(family, config.family.frames, config.family.size, config.family.size)
+    if not isinstance(config.family, FamilyAnalytic) and not shapes:
+        clip_shape(family, *config.family.clip)
 
 
 def whole_number(value: int | None, low: int, key: str, high: float = math.inf) -> None:

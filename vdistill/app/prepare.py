@@ -169,17 +169,20 @@ def open_codec(family: str, device: str) -> Codec:
 
 def new_codec(config_file: Path) -> Any:
     """The codec of the model that training this config will make, so that its data can be prepared first."""
+    from ..families.stock import StockFamily
     from ..families.tiny import TinyFamily
-    from .build import tiny_size
+    from .build_family import make_family, tiny_size
     from .config import load
-    from .models import open_model
-    from .schema import FamilyTiny
+    from .schema_family import FamilyTiny
 
     config = load(config_file)
     f = config.family
-    if not isinstance(f, FamilyTiny):
+    if isinstance(f, FamilyTiny) and f.path is None:  # its vocabulary may be in the data that is not there yet
+        return TinyFamily.build(tiny_size(f), ["a"], config.seed).codec
+    family = make_family(config)
+    if not isinstance(family, StockFamily):
         raise UserError(f"family {f.name} has no codec for clips", str(config_file))
-    return (open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), ["a"], config.seed)).codec
+    return family.codec
 
 
 def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> int:

@@ -7,62 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .fits import misfits
+from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
-from .section import REQUIRED, Decay, LocalPath, Section, Share, Triple, Words, fault, faults, note
+from .section import REQUIRED, Decay, LocalPath, Section, Share, Words, faults, note
 
-Attention = Literal[
-    "native", "_native_math", "_native_efficient", "_native_flash", "_native_cudnn", "flex", "flash", "_flash_3",
-    "sage", "xformers",
-]  # fmt: skip
-"""Backends of diffusers that are already on the machine; those it would fetch from the hub are left out."""
 Count = Annotated[int, Field(ge=1)]
-
-
-class FamilyTiny(Section):
-    """A stock Wan pipeline of small dimensions, made new or opened from a folder."""
-
-    name: Literal["tiny"] = note("tiny", "this family")
-    path: LocalPath | None = note(None, "diffusers folder to start from, or 'shapes', the shipped teacher")
-    dim: int = note(256, "width of the transformer", "channels", ge=8, le=16384)
-    heads: int = note(8, "attention heads", "heads", ge=1)
-    layers: int = note(6, "transformer blocks", "blocks", ge=1, le=256)
-    ffn: int = note(768, "width inside the feed-forward layers", "channels", ge=1)
-    text_dim: int = note(64, "width of the text encoder", "channels", ge=8)
-    text_layers: int = note(1, "blocks of the text encoder", "blocks", ge=1)
-    text_length: int = note(16, "longest caption", "tokens", ge=2, le=4096)
-    patch_frames: int = note(4, "frames in one latent position of the pixel codec", "frames", ge=1)
-    patch_size: int = note(8, "edge of one latent position of the pixel codec", "pixels", ge=1)
-    codec: Literal["pixel", "wan"] = note("pixel", "pixel: exact patches; wan: a small AutoencoderKLWan, 4 x 8 x 8")
-    mean: Triple = note((0.0, 0.0, 0.0), "pixel mean that the pixel codec takes off", "[-1, 1], R G B")
-    std: float = note(0.5, "pixel deviation that the pixel codec divides by", "[-1, 1]", gt=0)
-    frames: int = note(17, "length of a clip", "frames", ge=1)
-    size: int = note(32, "height and width of a clip", "pixels", ge=1)
-    shift: float = note(3.0, "time shift of the schedule; 1 is none", gt=0)
-    predicts: Literal["x0", "flow"] = note("x0", "what the network says")
-    attention: Attention | None = note(None, "attention backend by diffusers' name; PyTorch chooses when left out")
-
-    @model_validator(mode="after")
-    def _dimensions_fit(self) -> FamilyTiny:
-        if self.path is not None:
-            fixed = set(FamilyTiny.model_fields) - {"name", "path", "frames", "size", "attention"}
-            changed = [f for f in fixed if getattr(self, f) != FamilyTiny.model_fields[f].default]
-            if changed:
-                raise fault(min(changed), f"is fixed by the folder {self.path!r}; leave it out")
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise fault("heads", f"dim {self.dim} does not split into {self.heads} heads of an even width")
-        if self.dim // self.heads < 8:
-            raise fault("heads", f"{self.heads} heads of dim {self.dim} are narrower than 8 channels")
-        return self
-
-
-class FamilyAnalytic(Section):
-    """A teacher known in closed form, with a small student beside it: the test bed of every method."""
-
-    name: Literal["analytic"] = note("analytic", "this family")
-    target: Literal["gaussian", "mixture", "ar1", "classes"] = note("mixture", "the law to learn")
-    hidden: int = note(64, "width of the student", "channels", ge=1)
-    layers: int = note(3, "hidden layers of the student", "layers", ge=1)
-    schedule: Literal["rf", "vp", "trig", "edm"] = note("rf", "the path from data to noise")
 
 
 class DataShapes(Section):
@@ -113,7 +62,7 @@ class ScopeLora(Section):
     name: Literal["lora"] = note("lora", "this scope")
     rank: int = note(16, "rank of the adapters", ge=1, le=4096)
     alpha: float | None = note(None, "their strength is alpha / rank; alpha = rank when left out", gt=0)
-    targets: Words = note(("to_q", "to_k", "to_v", "to_out.0"), "names of the linear layers that get one", min_length=1)
+    targets: Words | None = note(None, "names of the linear layers that get one; the family's when left out")
 
 
 class Optim(Section):
@@ -155,7 +104,7 @@ class Validation(Section):
     seed: int = note(0, "of the first noise", ge=0)
 
 
-Family = Annotated[FamilyTiny | FamilyAnalytic, Field(discriminator="name")]
+Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
 Data = Annotated[DataShapes | DataLatents | DataPrompts | DataAnalytic, Field(discriminator="name")]
 Scope = Annotated[ScopeFull | ScopeLora, Field(discriminator="name")]
 
@@ -181,11 +130,14 @@ class Config(Section):
     def _one_length_and_size(cls, given: Any) -> Any:
         """frames and size are said once: data takes the family's, the family data's."""
         family, data = (given.get(k) if isinstance(given, dict) else None for k in ("family", "data"))
-        if not (isinstance(family, dict) and isinstance(data, dict) and family.get("name") == "tiny"):
+        if not (isinstance(family, dict) and isinstance(data, dict) and family.get("name") != "analytic"):
             return given
         if data.get("name") not in ("shapes", "prompts"):
             return given
         keys = ("frames", "size")
+        if family.get("name") != "tiny":  # height and width; the shapes world is square
+            said = {"frames": family.get("frames", 1), "size": family.get("height")}
+            return {**given, "data": {**({} if None in said.values() else said), **data}}
         return {
             **given,
             "family": {**{k: data[k] for k in keys if k in data}, **family},

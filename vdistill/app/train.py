@@ -84,7 +84,7 @@ def train(
 
 def sitting(config: Config, out: Path, accelerator: Accelerator, watch: Callable[[Engine, Report], None]) -> Engine:
     """From the newest checkpoint, if any, to the last step or a signal, in a folder that is this run's."""
-    built = build(config, accelerator.num_processes)
+    built = build(config, accelerator.num_processes, accelerator.device)
     check_data(built, config)
     engine = engine_of(config, built, out, accelerator=accelerator)
     for line in engine.resume():

@@ -9,7 +9,8 @@ from ..core.engine import Engine
 from ..data.media import write_video
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
-from .build import Built, vocabulary
+from .build import Built
+from .build_family import vocabulary
 from .generate import Plan, generate
 from .models import clip_of
 from .schema import Config, DataShapes

@@ -9,11 +9,14 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import Attend, full
 from .cond import Cond
@@ -59,6 +62,9 @@ def lora_roles(net: Net, names: Sequence[str], lora: Lora) -> Roles:
                 inject_adapter_in_model(config, net, adapter_name=name)
         except ValueError as error:
             raise UserError(f"no layer is called any of {list(lora.targets)}", "scope.targets") from error
+    for name, parameter in net.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()  # trained in float32, whatever the frozen base is kept in
     denoisers = {name: AdapterRole(net, name) for name in names}
     modules = {name: AdapterWeights(net, name) for name in names}
     return Roles(AdapterRole(net, None), denoisers, modules)
@@ -108,14 +114,40 @@ class AdapterRole:
     @contextmanager
     def active(self) -> Iterator[Net]:
         """The network as this role while inside. Who may be trained (requires_grad) stays as the engine set it."""
-        flags = [(p, p.requires_grad) for layer in self.layers for p in layer.parameters()]
-        for layer in self.layers:
-            layer.enable_adapters(self.adapter is not None)
-            if self.adapter is not None:
-                layer.set_adapter(self.adapter)
-        for p, flag in flags:
-            p.requires_grad_(flag)
-        yield self.net
+        answer(self.layers, self.adapter)
+        before = PLAYING.set(self)
+        try:
+            yield self.net
+        finally:
+            PLAYING.reset(before)
+
+
+PLAYING: ContextVar[AdapterRole | None] = ContextVar("the role whose forward runs now", default=None)
+
+
+def answer(layers: Sequence[BaseTunerLayer], adapter: str | None) -> None:
+    """From now on `adapter` answers in these layers, or none; requires_grad stays as it is."""
+    flags = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    for layer in layers:
+        layer.enable_adapters(adapter is not None)
+        if adapter is not None:
+            layer.set_adapter(adapter)
+    for p, flag in flags:
+        p.requires_grad_(flag)
+
+
+def recomputed(block: nn.Module, *args: Any) -> Any:
+    """A block whose activations are computed again in the backward pass, by the role that ran it forward."""
+    role = PLAYING.get()
+    if role is None:
+        return checkpoint(block, *args, use_reentrant=False)
+    layers = [m for m in block.modules() if isinstance(m, BaseTunerLayer)]
+
+    def as_then(*inputs: Any) -> Any:
+        answer(layers, role.adapter)
+        return block(*inputs)
+
+    return checkpoint(as_then, *args, use_reentrant=False)
 
 
 def merged(net: Net, adapter: str) -> Net:

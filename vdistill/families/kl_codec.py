@@ -45,7 +45,7 @@ class KlCodec:
         frames = pixels.shape[2]
         if self.flat:
             pixels = pixels.transpose(1, 2).flatten(0, 1)
-        z = self.raw_encode(pixels.to(self.vae.dtype)).float()
+        z = self.raw_encode(pixels.to(self.vae.device, self.vae.dtype)).float()
         scale, shift = self._pair(z)
         z = (z - shift) * scale
         return z.unflatten(0, (-1, frames)).transpose(1, 2) if self.flat else z

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +24,7 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.denoiser import Net
 from ..core.errors import UserError
-from .clock import PREDICTS, Clock, clock_of
+from .clock import PREDICTS, Clock, clock_of, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
 from .opening import open_pipeline
@@ -63,6 +65,8 @@ class StockFamily:
         self.times: tuple[float, ...] | None = None
         if isinstance(pipe.scheduler, FewStepScheduler):
             self.times = tuple(pipe.scheduler.config.times)
+        self.device = torch.device("cpu")
+        self.dynamic_guidance = self.cut_long_text = False
         self._known: dict[str, Parts] = {}
 
     @property
@@ -95,6 +99,27 @@ class StockFamily:
     def from_image(self, image: Tensor, shape: Sequence[int]) -> Parts:
         """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here."""
         raise UserError(f"{self.name} of this folder does not start from an image", "--image", "leave it out")
+
+    def to(self, device: torch.device | str) -> Self:
+        """Everything on one device."""
+        self.device = torch.device(device)
+        self.net.to(self.device)
+        for part in (*self.encoders, "vae"):
+            if isinstance(module := getattr(self.pipe, part, None), nn.Module):
+                module.to(self.device)
+        return self
+
+    def shifted(self, shift: float) -> None:
+        """Take another time shift for grids."""
+        self.clock = replace(self.clock, schedule=replace(self.clock.schedule, shift=shift))
+        network = self.network_of()
+        network.clock = self.clock
+        self.net = self.as_net(network)
+
+    def shift_for(self, shape: Sequence[int]) -> None:
+        """The time shift of a scheduler whose shift follows the size of the latents [C, T, H, W]."""
+        tokens = math.prod(n // p for n, p in zip(shape[1:], self.network_of().patch, strict=True))
+        self.shifted(shift_of(self.pipe.scheduler.config, tokens))
 
     # -- the pipeline's own layout of latents, for its scheduler --------------------------------------------------
 
@@ -138,11 +163,28 @@ class StockFamily:
         """
         if sum(t.nbytes for parts in self._known.values() for t in parts.values()) > TEXT_CACHE:
             self._known.clear()
+        self.check_text(captions)
         for caption in {*captions} - self._known.keys():
             self._known[caption] = self._settled(self.encode(caption))
         null = self.null()
         rows = [self._known[c] for c in captions]
         return Cond({k: torch.cat([row[k] for row in rows]) for k in rows[0]}, null=null)
+
+    @property
+    def text_length(self) -> int | None:
+        """Most tokens of a caption the network reads; None where there is no such limit."""
+        return None
+
+    def check_text(self, captions: Sequence[str]) -> None:
+        """UserError for a caption of more tokens than are read, unless long ones may be cut."""
+        limit = self.text_length
+        if limit is None or self.cut_long_text:
+            return
+        for caption in {*captions} - self._known.keys():
+            found = len(self.pipe.tokenizer(caption).input_ids)
+            if found > limit:
+                what = f"{found} tokens, {self.name} reads {limit}: {caption[:60]!r}"
+                raise UserError(what, "caption", "shorten it, or say family.long_text: cut")
 
     def null(self) -> Parts:
         """What a caption becomes when it is dropped: name -> [1, ...]."""
@@ -154,7 +196,7 @@ class StockFamily:
 
     @staticmethod
     def _settled(parts: Parts) -> Parts:
-        return {k: (v.float() if v.is_floating_point() else v).detach() for k, v in parts.items()}
+        return {k: (v.float() if v.is_floating_point() else v).detach().cpu() for k, v in parts.items()}
 
     # -- in and out ----------------------------------------------------------------------------------------------
 

@@ -158,6 +158,10 @@ class StockNet(nn.Module):
         layer = self._text_layer()
         return type(self)(self.parts, self.clock, GuidanceEmbedding(layer.in_features))
 
+    def scale_module(self) -> nn.Module | None:
+        """What is trained for the scale beside the network's own layers; None where nothing is."""
+        return self.guidance
+
     def with_fixed_scale(self, scale: float) -> Self:
         """The plain stock network that answers as this one does at one scale; changes the weights in place.
 

@@ -31,7 +31,7 @@ class WanCodec:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        z = self.vae.encode(pixels).latent_dist.mode()
+        z = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode().float()
         mean, inverse = self.scales(z)
         return (z - mean) * inverse
 
@@ -39,7 +39,7 @@ class WanCodec:
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, clipped to [-1, 1]."""
         mean, inverse = self.scales(latents)
-        return self.vae.decode(latents / inverse + mean, return_dict=False)[0].clamp(-1, 1)  # type: ignore[no-any-return]
+        return self.vae.decode((latents / inverse + mean).to(self.vae.dtype), return_dict=False)[0].float().clamp(-1, 1)  # type: ignore[no-any-return]
 
     def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         if (frames - 1) % self.temporal or height % self.spatial or width % self.spatial:

@@ -1,0 +1,99 @@
+"""From the family section of a config to the opened teacher, on its device and within its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..core.cond import Cond
+from ..core.schedule import Schedule
+from ..core.scope import recomputed
+from ..data.loader import open_data
+from ..data.prompts import read_prompts
+from ..families import memory
+from ..families.analytic_family import AnalyticFamily
+from ..families.stock import StockFamily
+from ..families.tiny import TinyFamily, TinySize
+from ..worlds.shapes import Shapes
+from .models import open_model, random_model
+from .schema import Config, DataLatents, DataPrompts, DataShapes
+from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
+
+AnyFamily = StockFamily | AnalyticFamily
+VOCABULARY = 4096  # clips of the world whose captions a new tokenizer is learned from
+
+
+def make_family(config: Config, device: torch.device | str = "cpu") -> AnyFamily:
+    """The teacher's family, opened or new."""
+    f = config.family
+    if isinstance(f, FamilyAnalytic):
+        return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
+    family = published(f, config.seed) if isinstance(f, FamilyStock) else small(f, config)
+    parts = family.network_of().parts
+    if f.attention:
+        memory.set_backend(parts, f.attention)
+    if config.train.gradient_checkpointing:
+        memory.checkpoint_gradients(parts, recomputed)
+    return family.to(device)
+
+
+def published(f: FamilyStock, seed: int) -> StockFamily:
+    """A published teacher, or a tiny one of the same classes."""
+    dtype = getattr(torch, f.dtype)
+    if f.random_tiny:
+        family = random_model(f.random_tiny, f.name, seed, dtype, f.negative)
+    else:
+        family = open_model(f.path or "", f.name, dtype, f.negative)
+    if f.shift:
+        family.shifted(f.shift)
+    elif family.pipe.scheduler.config.get("use_dynamic_shifting"):
+        family.shift_for(family.codec.shape(*f.clip))
+    if f.tiling:
+        memory.tile(family.pipe.vae)
+    family.dynamic_guidance, family.cut_long_text = f.dynamic_guidance, f.long_text == "cut"
+    return family
+
+
+def small(f: FamilyTiny, config: Config) -> StockFamily:
+    """A model of small dimensions, from its folder or new."""
+    return open_model(f.path) if f.path else TinyFamily.build(tiny_size(f), vocabulary(config), config.seed)
+
+
+def frugal(config: Config, family: AnyFamily) -> None:
+    """Shrink what the frozen network of a published teacher takes."""
+    f = config.family
+    if not isinstance(f, FamilyStock) or not isinstance(family, StockFamily):
+        return
+    parts = family.network_of().parts
+    if f.fp8:
+        memory.store_in_8_bits(parts, getattr(torch, f.dtype))
+    if f.offload != "none":
+        memory.offload(parts, family.device, f.offload)
+
+
+def tiny_size(f: FamilyTiny) -> TinySize:
+    """The dimensions a config gives a new tiny model."""
+    return TinySize(
+        f.dim, f.heads, f.layers, f.ffn, f.text_dim, f.text_layers, f.text_length, f.patch_frames, f.patch_size,
+        codec=f.codec, mean=f.mean, std=f.std, shift=f.shift, predicts=f.predicts,
+        patch=(1, 1, 1) if f.codec == "pixel" else (1, 2, 2),
+    )  # fmt: skip
+
+
+def vocabulary(config: Config) -> Sequence[str]:
+    """Captions a new tokenizer is learned from: the world's, or the data's own."""
+    d = config.data
+    if isinstance(d, DataLatents):
+        return open_data(d.path, lambda captions: Cond()).captions()
+    if isinstance(d, DataPrompts) and Path(d.path).is_file():
+        return read_prompts(Path(d.path))
+    world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
+    return [world.caption(i) for i in range(VOCABULARY)]
+
+
+def world_of(d: DataShapes) -> Shapes:
+    """The world a config's data section names."""
+    return Shapes(d.frames, d.size, tuple(d.counts), d.open, turning=d.turning)

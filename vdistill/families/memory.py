@@ -1,0 +1,57 @@
+"""Saving memory with frozen stock networks, all by diffusers' own means: 8-bit storage, offload by groups, tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..core.errors import UserError
+
+Offload = Literal["none", "block", "leaf"]
+
+
+def set_backend(parts: Mapping[str, Any], name: str) -> None:
+    """Attention backend by diffusers' name. UserError, in one line, for one this machine or network cannot run."""
+    for part, module in parts.items():
+        if not hasattr(module, "set_attention_backend"):
+            raise UserError(f"{type(module).__name__} has no attention backends to choose from", "family.attention")
+        try:
+            module.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"backend {name!r} does not run here for {part} ({first[:160]})", "family.attention"
+            ) from error
+
+
+def checkpoint_gradients(parts: Mapping[str, Any], how: Callable[..., Any]) -> None:
+    """Compute activations twice. how: (block, *its arguments) -> its output. UserError for a network that cannot."""
+    for module in parts.values():
+        if not getattr(module, "_supports_gradient_checkpointing", False):
+            raise UserError(f"{type(module).__name__} cannot do that", "train.gradient_checkpointing", "leave it out")
+        module.enable_gradient_checkpointing(how)
+
+
+def store_in_8_bits(parts: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Keep weights as float8 e4m3 and compute in `dtype`; layers that diffusers deems sensitive stay as they are."""
+    for module in parts.values():
+        module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+
+
+def offload(parts: Mapping[str, Any], device: torch.device, kind: Offload) -> None:
+    """Keep weights in host memory and bring each group to `device` when it is its turn."""
+    for module in parts.values():
+        more = {"num_blocks_per_group": 1} if kind == "block" else {}
+        module.enable_group_offload(
+            onload_device=device, offload_device=torch.device("cpu"), offload_type=f"{kind}_level", **more
+        )
+
+
+def tile(vae: nn.Module) -> None:
+    """Encode and decode in overlapping tiles. UserError for a VAE that cannot."""
+    if not hasattr(vae, "enable_tiling"):
+        raise UserError(f"{type(vae).__name__} has no tiles", "family.tiling", "leave it out")
+    vae.enable_tiling()
