@@ -10,14 +10,17 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vdistill.core.checkpoint import io_error
 from vdistill.core.errors import UserError
 
 
@@ -25,6 +28,7 @@ def read(path: Path) -> Any:
     """What a pickled file holds, tensors mapped from the disk. UserError for one that is not plain tensors."""
     if not path.is_file():
         raise UserError("no such file", str(path))
+    warnings.simplefilter("ignore")  # of old pickle protocols; what matters is an error
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -91,6 +95,8 @@ def write(tensors: Mapping[str, Tensor], out: Path) -> None:
     try:
         save_file(own_storage(tensors), scratch, metadata={"format": "pt"})
         os.replace(scratch, out)
+    except SafetensorError as error:
+        raise io_error(error, out) from error
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -121,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"unpickle: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"unpickle: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ def tell(found: Checkpoint, fit: Fit, preset: Preset | None) -> None:
     """What was done, on stderr."""
     names = {"original": "original Wan names", "diffusers": "diffusers names", "lora": "a LoRA"}
     group = f" of {found.group}" if found.group else ""
-    print(f"{len(found.where)} tensors{group}, {names[found.layout]}: 0 missing, 0 unexpected", file=sys.stderr)
+    counts = f"{len(fit.kept)} missing, {len(fit.let_go)} unexpected"
+    print(f"{len(found.where)} tensors{group}, {names[found.layout]}: {counts}", file=sys.stderr)
     for allowed, what in ((fit.kept, "missing, the base's kept"), (fit.let_go, "unexpected, left out")):
         if allowed:
             shown = ", ".join(allowed[:5]) + (", ..." if len(allowed) > 5 else "")

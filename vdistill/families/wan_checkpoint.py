@@ -29,7 +29,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 SHARD = 5 * 10**9  # bytes of one weights file, and about what is held in memory
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-ZIP, PROTOCOL = b"PK\x03\x04", b"\x80"  # how pickled checkpoints begin, new and old
+PICKLES = (b"PK\x03\x04", b"\x80")  # how pickled checkpoints begin, new and old
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def open_tensors(path: Path) -> Any:
         hint = "name the .safetensors file in it" if path.is_dir() else ""
         raise UserError("no such file", str(path), hint)
     with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix in PICKLED or start == ZIP or start[:1] == PROTOCOL:
+        start = file.read(9)
+    if path.suffix in PICKLED or (start.startswith(PICKLES) and start[8:] != b"{"):  # safetensors: length, then JSON
         run = f"python tools/unpickle.py {path} {path.with_suffix('.safetensors').name}"
         raise UserError("is pickled, which can run code; only safetensors are read", str(path), f"first run: {run}")
     try:
@@ -185,7 +185,7 @@ def _reader(found: Checkpoint, kept: Set[str], base: Path, stack: ExitStack) -> 
     old: dict[str, Any] = {}
     for path in sorted(base.glob("*.safetensors")) if kept else ():
         theirs = stack.enter_context(open_tensors(path))
-        old |= dict.fromkeys(kept & theirs.keys(), theirs)
+        old |= dict.fromkeys(kept & {*theirs.keys()}, theirs)
 
     def take(name: str) -> Tensor:
         if name in found.where:
