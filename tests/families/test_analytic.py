@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vdistill.core.cond import Cond
-from vdistill.core.guidance import Guided, cfg
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.rng import Rng
 from vdistill.core.schedule import Schedule
 from vdistill.core.solvers import solve

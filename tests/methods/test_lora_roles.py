@@ -74,9 +74,9 @@ def test_checkpointed_adapters_get_the_gradients_of_plain_ones() -> None:
             checkpoint_gradients(family.network_of().parts, recomputed)
             family.network_of().train()
         roles = lora_roles(family.net, ["student", "critic"], Lora(4))
-        for module in roles.modules.values():
+        for number, module in enumerate(roles.modules.values()):
             for n, p in enumerate(module.parameters()):
-                torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(n))
+                torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(1000 * number + n))
         roles.modules["student"].requires_grad_(True)
         if twice:
             family.network_of().model.train()

@@ -74,7 +74,7 @@ def open_model(
 
 
 def random_model(variant: str, family: str, seed: int, dtype: torch.dtype, negative: str) -> StockFamily:
-    """Tiny random weights of a published pipeline's classes. UserError for an unknown variant or one of another family."""
+    """Tiny random weights of a published pipeline's classes. UserError for a variant that is none of `family`."""
     pipe = random_tiny(variant, seed).to(dtype)
     kind = type(pipe).__name__
     if PIPELINES.get(kind) != family:

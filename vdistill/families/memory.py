@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from ..core.errors import UserError
 
@@ -50,7 +49,7 @@ def offload(parts: Mapping[str, Any], device: torch.device, kind: Offload) -> No
         )
 
 
-def tile(vae: nn.Module) -> None:
+def tile(vae: Any) -> None:
     """Encode and decode in overlapping tiles. UserError for a VAE that cannot."""
     if not hasattr(vae, "enable_tiling"):
         raise UserError(f"{type(vae).__name__} has no tiles", "family.tiling", "leave it out")

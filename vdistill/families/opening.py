@@ -44,7 +44,7 @@ def open_pipeline(folder: Path, classes: Sequence[str], family: str, dtype: torc
         quiet.disable_progress_bar()
     stock = getattr(import_module("diffusers"), kind)
     try:
-        pipe = stock.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
+        pipe = stock.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
     except Exception as error:  # the library raises many kinds; each means the folder is not a whole pipeline
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"does not open as a {kind} ({first[:200]})", str(folder)) from error
