@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -223,6 +224,46 @@ def test_files_and_bases_that_are_none_get_one_line_each(base: Path, student: We
     assert "not empty" in refusal(asked(good, base, base))
 
 
+def test_weights_can_be_stored_in_half_precision(base: Path, student: Weights, tmp_path: Path) -> None:
+    file = stored(originals(student), tmp_path / "a.safetensors")
+    convert.run(asked(file, base, tmp_path / "out", dtype="bfloat16"))
+    made = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert same(made, {name: value.bfloat16() for name, value in student.items()})
+
+
+def test_quantised_weights_are_refused(base: Path, student: Weights, tmp_path: Path) -> None:
+    small = originals(student) | {"model.blocks.0.ffn.0.weight": torch.zeros(24, 16, dtype=torch.float8_e4m3fn)}
+    assert "stored as F8_E4M3" in refusal(asked(stored(small, tmp_path / "a.safetensors"), base, tmp_path / "out"))
+
+
+def test_one_of_two_experts_has_to_be_named(base: Path, student: Weights, tmp_path: Path) -> None:
+    two = Path(shutil.copytree(base, tmp_path / "two"))
+    shutil.copytree(base / "transformer", two / "transformer_2")
+    index = json.loads((two / "model_index.json").read_text())
+    index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.9}
+    (two / "model_index.json").write_text(json.dumps(index))
+    file = stored(originals(student), tmp_path / "a.safetensors")
+    assert "--part transformer or transformer_2" in refusal(asked(file, two, tmp_path / "out"))
+    convert.run(asked(file, two, tmp_path / "out", part="transformer_2"))
+    pipe, old = WanPipeline.from_pretrained(tmp_path / "out"), WanPipeline.from_pretrained(base)
+    assert same(pipe.transformer_2.state_dict(), student)
+    assert same(pipe.transformer.state_dict(), old.transformer.state_dict())
+    lora = stored(adapter(student, ("lora_A.weight", "lora_B.weight"), "")[0], tmp_path / "lora.safetensors")
+    convert.run(asked(lora, two, tmp_path / "lora", part="transformer_2"))
+    names = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    assert all(name.startswith("transformer_2.blocks.") for name in names)
+
+
+def test_what_a_converted_base_says_of_blocks_goes_along(base: Path, student: Weights, tmp_path: Path) -> None:
+    file = stored(originals(student), tmp_path / "a.safetensors")
+    convert.run(asked(file, base, tmp_path / "first", preset="longlive"))
+    lora = stored(adapter(student, ("lora_A.weight", "lora_B.weight"), "")[0], tmp_path / "lora.safetensors")
+    convert.run(asked(lora, tmp_path / "first", tmp_path / "second"))
+    said = [json.loads((tmp_path / name / "causal.json").read_text()) for name in ("first", "second")]
+    assert said[0] == said[1] and (said[0]["window"], said[0]["sink"]) == (12, 3)
+    assert FewStepScheduler.from_pretrained(tmp_path / "second" / "scheduler").config.times == pytest.approx(WARPED)
+
+
 # -- LoRA ------------------------------------------------------------------------------------------------------------
 
 MODULES = {"self_attn.q": "attn1.to_q", "cross_attn.v": "attn2.to_v", "ffn.2": "ffn.net.2"}
@@ -291,6 +332,34 @@ def test_a_lora_that_does_not_fit_is_refused(base: Path, student: Weights, tmp_p
     )
     assert "6 unexpected (blocks.7.cross_attn.v.lora_A.weight" in refusal(asked(deep, base, out))
     convert.run(asked(more, base, out, allow=["blocks.0.norm3"]))
+    convert.run(asked(deep, base, tmp_path / "deep", allow=["blocks.7"]))
+    for made, blocks in ((out, {"0", "1"}), (tmp_path / "deep", {"0"})):
+        assert {name.split(".")[2] for name in load_file(made / "pytorch_lora_weights.safetensors")} == blocks
+    far = stored({f"blocks.9.ffn.2.lora_{w}.weight": torch.ones(3, 3) for w in "AB"}
+                 | {"blocks.9.self_attn.q.lora_A.weight": torch.ones(3, 3)}, tmp_path / "far.safetensors")  # fmt: skip
+    assert "changes no module" in refusal(asked(far, base, tmp_path / "none", allow=["blocks.9"]))
+
+
+def test_a_lora_with_changed_biases_adds_them_unscaled(base: Path, student: Weights, tmp_path: Path) -> None:
+    pipe = WanPipeline.from_pretrained(base)
+    lora, added = adapter(student, ("lora_down.weight", "lora_up.weight"), "diffusion_model.")
+    bias = torch.randn(16)
+    lora |= {"diffusion_model.blocks.1.ffn.2.diff_b": bias, "diffusion_model.blocks.1.ffn.2.alpha": torch.tensor(1.5)}
+    added["blocks.1.ffn.net.2.weight"] *= 0.5
+    added["blocks.1.ffn.net.2.bias"] = bias
+    convert.run(asked(stored(lora, tmp_path / "a.safetensors"), base, tmp_path / "out"))
+    merged = WanPipeline.from_pretrained(base).transformer
+    merged.load_state_dict({k: v + added[k] if k in added else v for k, v in merged.state_dict().items()})
+    pipe.load_lora_weights(tmp_path / "out")
+    assert torch.allclose(answer(pipe.transformer), answer(merged), atol=1e-5)
+
+
+def test_the_scale_of_a_lora_that_states_none_can_be_given(base: Path, student: Weights, tmp_path: Path) -> None:
+    file = stored(adapter(student, ("lora_A.weight", "lora_B.weight"), "")[0], tmp_path / "a.safetensors")
+    for name, alpha in (("one", None), ("half", 1.5)):
+        convert.run(asked(file, base, tmp_path / name, alpha=alpha))
+    one, half = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("one", "half"))
+    assert all(torch.equal(half[k], v * 0.5 if "lora_B" in k else v) for k, v in one.items())
 
 
 # -- tools/unpickle.py -----------------------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ def test_lora_names_cover_every_linear_layer_and_the_scale() -> None:
         if module != name and named:
             assert lora_key(f"{module}.lora_up.weight") == f"transformer.{named.removesuffix('.weight')}.lora_B.weight"
     assert lora_key("blocks.3.ffn.2.alpha", "transformer_2") == "transformer_2.blocks.3.ffn.net.2.alpha"
+    assert lora_key("blocks.3.ffn.2.diff_b") == "transformer.blocks.3.ffn.net.2.lora_B.bias"
     assert lora_key("blocks.3.ffn.2.diff") is None and lora_key("blocks.3.what.lora_A.weight") is None
 
 

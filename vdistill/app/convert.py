@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
     fit = check(found, wanted, args)
     preset = PRESETS[args.preset] if args.preset else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.tmp")
+    scratch = out.absolute().with_name(f".{out.absolute().name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
         if found.layout == "lora":
-            write_lora(found, part, scratch, args.alpha, args.dtype)
+            write_lora(found, wanted, scratch, part, args.alpha, args.dtype)
         else:
             copy_parts(base, scratch, part)
             write_transformer(found, wanted, base / part, scratch / part, args.dtype)
@@ -156,7 +156,8 @@ def write_notes(base: Path, out: Path, found: Checkpoint, preset: Preset | None,
     if preset is not None:
         known = About(*clip, steps=len(preset.steps), guidance=1.0, method=args.preset)
     known.write(out)
-    causal = preset.describe(args.preset) if preset else None
+    given = base / CAUSAL_FILE
+    causal = preset.describe(args.preset) if preset else json.loads(given.read_text()) if given.is_file() else None
     if causal:
         (out / CAUSAL_FILE).write_text(json.dumps(causal, indent=1) + "\n")
     final = out.name.removeprefix(".").removesuffix(".tmp")

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core.checkpoint import io_error
 from ..core.errors import UserError
 from .wan_keys import Layout, bare, groups, layout, lora_key, to_diffusers, to_original
-from .wan_weights import Shape, lora_module, matrices
+from .wan_weights import Shape, linear, lora_module, matrices
 
 WEIGHTS = "diffusion_pytorch_model"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -37,7 +37,7 @@ class Checkpoint:
     """where: diffusers name -> name in the file; said: diffusers name -> the same without wrappers; shapes: of every
     diffusers name; unknown: names, without wrappers, that are nothing of Wan's; group: the sub-dictionary.
 
-    Diffusers names of a LoRA are `<module>.lora_A.weight`, `<module>.lora_B.weight` and `<module>.alpha`.
+    Diffusers names of a LoRA are those of `lora_fits`.
     """
 
     path: Path
@@ -133,12 +133,12 @@ def write_transformer(
     cast = None if dtype is None else getattr(torch, dtype)
     shards = list(_shards(wanted, (cast or found.dtype).itemsize))
     with ExitStack() as stack:
-        take = _reader(found, wanted.keys() - found.where.keys(), base, stack)
+        take = _reader(found, wanted.keys() - found.where.keys(), base, stack, cast)
         total = 0
         placed: dict[str, str] = {}
         for i, names in enumerate(shards):
             file = f"{WEIGHTS}-{i + 1:05d}-of-{len(shards):05d}.safetensors" if shards[1:] else f"{WEIGHTS}.safetensors"
-            tensors = {name: take(name).to(cast) if cast else take(name) for name in names}
+            tensors = {name: take(name) for name in names}
             _save(tensors, out / file)
             total += sum(t.nbytes for t in tensors.values())
             placed |= dict.fromkeys(names, file)
@@ -147,21 +147,31 @@ def write_transformer(
         (out / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def write_lora(found: Checkpoint, part: str, out: Path, alpha: float | None = None, dtype: str | None = None) -> None:
-    """The file stock pipelines load, its scale alpha / rank inside B. alpha: for modules without one of their own."""
+def write_lora(found: Checkpoint, wanted: Mapping[str, Shape], out: Path, part: str, alpha: float | None = None,
+               dtype: str | None = None) -> None:  # fmt: skip
+    """The file stock pipelines load, the scale alpha / rank inside B. alpha: where the file has none; else the rank.
+
+    Modules that the base (`wanted`) does not have, and those without both matrices, are left out. Where one module has a
+    bias, all get one, of zeros: loaders ask for all or none. UserError if nothing is left.
+    """
+    given = {lora_module(name) for name in found.where} & linear(wanted).keys()
+    modules = sorted(module for module in given if {*matrices(module)[:2]} <= found.where.keys())
+    if not modules:
+        raise UserError("changes no module of the base", str(found.path))
+    biased = any(matrices(module)[2] in found.where for module in modules)
     cast = None if dtype is None else getattr(torch, dtype)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     with ExitStack() as stack:
         take = _reader(found, set(), out, stack)
-        for module in sorted({lora_module(name) for name in found.where}):
-            if not all(name in found.where for name in matrices(module)):
-                continue  # was allowed
-            a, b = (take(name) for name in matrices(module))
+        for module in modules:
+            down, up, bias = matrices(module)
+            a, b = take(down), take(up)
             own = f"{module}.alpha"
             scale = (float(take(own)) if own in found.where else alpha or len(a)) / len(a)
-            b = b if scale == 1 else (b.float() * scale).to(b.dtype)
-            for name, value in zip(matrices(module), (a, b), strict=True):
-                tensors[f"{part}.{name}"] = value.to(cast) if cast else value
+            pairs = {down: a, up: b if scale == 1 else (b.float() * scale).to(b.dtype)}
+            if biased:
+                pairs[bias] = take(bias) if bias in found.where else torch.zeros(len(b), dtype=b.dtype)
+            tensors |= {f"{part}.{name}": value.to(cast) if cast else value for name, value in pairs.items()}
     _save(tensors, out / LORA_FILE)
 
 
@@ -179,8 +189,9 @@ def _shards(wanted: Mapping[str, Shape], itemsize: int) -> Iterator[list[str]]:
     yield names
 
 
-def _reader(found: Checkpoint, kept: Set[str], base: Path, stack: ExitStack) -> Callable[[str], Tensor]:
-    """diffusers name -> its tensor, from the file or, for `kept` ones, from the base's."""
+def _reader(found: Checkpoint, kept: Set[str], base: Path, stack: ExitStack,
+            cast: torch.dtype | None = None) -> Callable[[str], Tensor]:  # fmt: skip
+    """diffusers name -> its tensor, from the file or, for `kept` ones, from the base's. UserError if not finite."""
     handle = stack.enter_context(open_tensors(found.path))
     old: dict[str, Any] = {}
     for path in sorted(base.glob("*.safetensors")) if kept else ():
@@ -194,6 +205,7 @@ def _reader(found: Checkpoint, kept: Set[str], base: Path, stack: ExitStack) -> 
             value = old[name].get_tensor(name).to(found.dtype)
         else:
             raise UserError(f"has no {name} either", str(base), "it cannot be taken from the base")
+        value = value if cast is None else value.to(cast)
         if not torch.isfinite(value).all():
             raise UserError(f"{found.said.get(name, name)} holds values that are not finite", str(found.path))
         return value

@@ -50,8 +50,15 @@ OUTSIDE = {
 
 _BLOCK = re.compile(r"(blocks\.\d+)\.(.+)")
 _ROOT = re.compile(r"(?:^|\.)blocks\.\d+\.(?:(self_attn|cross_attn)|attn1|attn2)\.")
-_LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<which>A|B|down|up)(?:\.default)?\.weight|(?P<alpha>alpha))")
-_MATRIX = {"A": "lora_A.weight", "down": "lora_A.weight", "B": "lora_B.weight", "up": "lora_B.weight"}
+_LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<which>A|B|down|up)(?:\.default)?\.weight|(?P<other>alpha|diff_b))")
+_SUFFIX = {
+    "A": "lora_A.weight",
+    "down": "lora_A.weight",
+    "B": "lora_B.weight",
+    "up": "lora_B.weight",
+    "diff_b": "lora_B.bias",  # what is added to the layer's bias, whatever the scale
+    "alpha": "alpha",
+}
 
 
 def bare(key: str, group: str = "") -> str | None:
@@ -100,7 +107,8 @@ def to_original(key: str) -> str | None:
 
 
 def lora_key(key: str, part: str = "transformer") -> str | None:
-    """A bare LoRA name -> what stock pipelines load, `<part>.<module>.lora_A.weight`, or `.alpha`; None for no LoRA's.
+    """A bare LoRA name -> what stock pipelines load, `<part>.<module>.lora_A.weight`, `.lora_B.weight`, `.lora_B.bias`,
+    or `.alpha`, the scale times the rank; None for a name that is no LoRA's.
 
     Takes both ways to name the two matrices (lora_A, lora_B; lora_down, lora_up) and both layouts of the modules.
     """
@@ -108,7 +116,7 @@ def lora_key(key: str, part: str = "transformer") -> str | None:
         return None
     module = found["module"]
     named = to_diffusers(module) or (module if to_original(module) else None)
-    return named and f"{part}.{named}.{'alpha' if found['alpha'] else _MATRIX[found['which']]}"
+    return named and f"{part}.{named}.{_SUFFIX[found['which'] or found['other']]}"
 
 
 def _without_inner(key: str) -> str:

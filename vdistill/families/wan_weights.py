@@ -79,33 +79,43 @@ def fits(found: Mapping[str, Shape], said: Mapping[str, str], wanted: Mapping[st
 
 def lora_fits(found: Mapping[str, Shape], said: Mapping[str, str], wanted: Mapping[str, Shape],
               unknown: Collection[str], allow: Collection[str]) -> Fit:  # fmt: skip
-    """The same for a LoRA: `<module>.lora_A.weight` [r, in], `<module>.lora_B.weight` [out, r], `<module>.alpha`."""
-    modules = {name.removesuffix(".weight"): shape for name, shape in wanted.items() if len(shape) == 2}
+    """The same for a LoRA: `<module>.lora_A.weight` [r, in], `<module>.lora_B.weight` [out, r], and perhaps
+    `<module>.lora_B.bias` [out] and `<module>.alpha`."""
+    modules = linear(wanted)
     strange, missing, shapes = [*unknown], [], []
     for module in sorted({lora_module(name) for name in found}):
-        a, b = matrices(module)
-        if module not in modules:
-            strange += [said[name] for name in (a, b, f"{module}.alpha") if name in found]
-        elif a not in found or b not in found:
+        a, b, bias = matrices(module)
+        if module not in modules or not {a, b} & found.keys():
+            strange += [said[name] for name in (a, b, bias, f"{module}.alpha") if name in found]
+        elif not {a, b} <= found.keys():
             missing += [name for name in (a, b) if name not in found]
         else:
             (rows, columns), rank = modules[module], found[b][-1]
             shapes += [
                 f"{name} {found[name]}, the base has {shape}"
-                for name, shape in ((a, (rank, columns)), (b, (rows, rank)))
-                if found[name] != shape
+                for name, shape in ((a, (rank, columns)), (b, (rows, rank)), (bias, (rows,)))
+                if found.get(name, shape) != shape
             ]
     return _judged(missing, strange, shapes, allow)
 
 
+def linear(wanted: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Modules that a LoRA may change -> shapes [out, in] of their weights."""
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in wanted.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
+
+
 def lora_module(name: str) -> str:
-    """The module of `<module>.lora_A.weight`, `<module>.lora_B.weight` or `<module>.alpha`."""
-    return name.removesuffix(".weight").removesuffix(".lora_A").removesuffix(".lora_B").removesuffix(".alpha")
+    """The module of `<module>.lora_A.weight`, `<module>.alpha` and so on."""
+    return name.removesuffix(".alpha").split(".lora_")[0]
 
 
-def matrices(module: str) -> tuple[str, str]:
-    """Names of a LoRA's two matrices, x -> B A x."""
-    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+def matrices(module: str) -> tuple[str, str, str]:
+    """Names of a LoRA's two matrices and of its bias, x -> B A x + b."""
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight", f"{module}.lora_B.bias"
 
 
 def _judged(missing: Collection[str], strange: Collection[str], shapes: list[str], allow: Collection[str]) -> Fit:
