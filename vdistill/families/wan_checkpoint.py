@@ -151,8 +151,8 @@ def write_lora(found: Checkpoint, wanted: Mapping[str, Shape], out: Path, part: 
                dtype: str | None = None) -> None:  # fmt: skip
     """The file stock pipelines load, the scale alpha / rank inside B. alpha: where the file has none; else the rank.
 
-    Modules that the base (`wanted`) does not have, and those without both matrices, are left out. Where one module has a
-    bias, all get one, of zeros: loaders ask for all or none. UserError if nothing is left.
+    Modules that the base (`wanted`) does not have, and those without both matrices, are left out; UserError if none is
+    left. Where one module has a bias, all get one, of zeros: loaders ask for all or none.
     """
     given = {lora_module(name) for name in found.where} & linear(wanted).keys()
     modules = sorted(module for module in given if {*matrices(module)[:2]} <= found.where.keys())
