@@ -14,7 +14,7 @@ FAMILIES = {
     "wan": "vdistill.families.wan:WanFamily",
     "analytic": "vdistill.families.analytic:Exact",
 }
-PIPELINES = {"WanPipeline": "wan"}
+PIPELINES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan"}
 """Pipeline class, as model_index.json names it -> the family that opens it."""
 TARGETS = {
     "gaussian": "vdistill.families.analytic:gaussian",

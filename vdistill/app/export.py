@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.scope import AdapterWeights
-from ..families.stock import GUIDANCE_FILE
+from ..families.stock import GUIDANCE_FILE, LORA_FILE
 from .about import About, about
 from .build import Built
 from .card import write_card
 from .models import model_folder, open_model
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 INNER = "net."  # where the transformer hangs in a Denoiser
 
 

@@ -122,22 +122,22 @@ def generate(
         cond = family.text(part).to(family.device)
         if plan.scale is not None:
             cond = cond.with_field("guidance", torch.full((len(part),), plan.scale, device=family.device))
-        clips.append(family.codec.decode(_latents(family, counted, noise, cond, plan, times)))
-    return Sampled(
-        torch.cat(clips).cpu(), counted.clips // len(captions), (time.perf_counter() - begun) / len(captions)
-    )
+        clips.append(family.codec.decode(latents(family, counted, noise, cond, plan, times)))
+    seconds = (time.perf_counter() - begun) / len(captions)
+    return Sampled(torch.cat(clips).cpu(), counted.clips // len(captions), seconds)
 
 
-def _latents(
+def latents(
     family: StockFamily, net: Denoiser, noise: Tensor, cond: Cond, plan: Plan, times: Sequence[float] | None
 ) -> Tensor:
+    """Clean latents, shaped as noise [B, C, T, H, W]: at a student's times, or as the plan says."""
     if times is None and plan.solver != "own":
-        return solve(_guided(family, net, plan.guidance), noise, net.schedule.grid(plan.steps), cond, plan.solver)
+        return solve(guided(family, net, plan.guidance), noise, net.schedule.grid(plan.steps), cond, plan.solver)
     if times is None:
         generators = [torch.Generator().manual_seed(plan.seed + i) for i in range(len(noise))]
 
         def at(step: int, timestep: float, steps: int) -> Denoiser:
-            return _guided(family, net, family.scale_at(plan.guidance, timestep, steps))
+            return guided(family, net, family.scale_at(plan.guidance, timestep, steps))
 
         return sample_stock(family, at, noise, cond, plan.steps, generators)
     scheduler = FewStepScheduler.of(family.schedule, times, "sample", family.clock.steps)
@@ -146,10 +146,11 @@ def _latents(
         now = torch.full((len(noise),), time_now, dtype=torch.float64, device=noise.device)
         x0 = net.x0(family.unpack(z, shape), now, cond)
         z = scheduler.step(family.pack(x0), timestep, z, return_dict=False)[0]
-    return family.unpack(z, shape)
+    return family.finish(family.unpack(z, shape), cond)
 
 
-def _guided(family: StockFamily, net: Denoiser, scale: float) -> Denoiser:
+def guided(family: StockFamily, net: Denoiser, scale: float) -> Denoiser:
+    """A network under the guidance its family knows, at one scale; 1 is none."""
     if family.guided_by == INPUT:
         return Told(net, scale)
     return Guided(net, cfg(scale, family.guided_by)) if scale != 1 else net

@@ -75,7 +75,9 @@ def open_model(
 
 def random_model(variant: str, family: str, seed: int, dtype: torch.dtype, negative: str) -> StockFamily:
     """Tiny random weights of a published pipeline's classes. UserError for a variant that is none of `family`."""
-    pipe = random_tiny(variant, seed).to(dtype)
+    pipe = random_tiny(variant, seed)
+    if dtype != torch.float32:
+        pipe = pipe.to(dtype)
     kind = type(pipe).__name__
     if PIPELINES.get(kind) != family:
         known = PIPELINES.get(kind, "not known")

@@ -10,12 +10,13 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from .opening import open_pipeline
 from .stock_net import StockNet
 
 GUIDANCE_FILE = "guidance_embedding.safetensors"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 TEXT_CACHE = 1 << 30  # bytes of encoded captions kept
 Parts = dict[str, Tensor]
 """What an encoder says of one caption: name -> [1, ...]; "text" and its parts, "text.mask", "text.pooled"."""
@@ -148,6 +150,10 @@ class StockFamily:
         more = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
 
+    def finish(self, x: Tensor, cond: Cond) -> Tensor:
+        """What the pipeline does to clean latents [B, C, T, H, W] at the end."""
+        return x
+
     def scale_at(self, scale: float, timestep: float, steps: int) -> float:
         """The guidance scale the pipeline uses at a timestep."""
         return scale
@@ -222,6 +228,25 @@ class StockFamily:
         """The network as a Denoiser on the family's path."""
         return Net(network, self.clock.schedule, self.clock.predicts)
 
+    def load_adapter(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        """Put a LoRA, named <part>.<layer>.lora_A.weight, onto the network by the pipeline's own loader.
+
+        folder: where the loader finds its file. UserError for a LoRA of another base.
+        """
+        known = {name for part, module in self.network_of().parts.items() for name, _ in with_prefix(part, module)}
+        layers = {key.rsplit(".lora_", 1)[0] for key in tensors}
+        strange = sorted(layer for layer in layers if layer not in known)
+        if strange or not layers:
+            found = f"{len(strange)} of its {len(layers)} layers are not in this network, such as {strange[:2]}"
+            raise UserError(f"a LoRA for another base: {found}", str(folder), f"it must fit a {self.name} network")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / LORA_FILE)
+        self.attach(folder)
+
+    def attach(self, folder: Path) -> None:
+        """Load the LoRA file of a folder into the network."""
+        self.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+
     def few_step_scheduler(self, net: Net, times: Sequence[float]) -> FewStepScheduler:
         """The scheduler an exported student carries."""
         kind = next(k for k, v in PREDICTS.items() if v == net.predicts)
@@ -242,3 +267,14 @@ class StockFamily:
             config.write_text(json.dumps(kept, indent=2) + "\n")
         if isinstance(network.guidance, GuidanceEmbedding):
             save_file(network.guidance.state_dict(), folder / GUIDANCE_FILE)
+
+
+def with_prefix(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a part of the pipeline by their full names."""
+    return ((f"{part}.{name}", each) for name, each in module.named_modules())
+
+
+def pictures(image: Tensor) -> list[Image.Image]:
+    """[B, 3, H, W] in [-1, 1] -> pictures, for the image processors of encoders."""
+    pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]

@@ -156,7 +156,11 @@ class StockNet(nn.Module):
         if self.takes_scale:
             return self
         layer = self._text_layer()
-        return type(self)(self.parts, self.clock, GuidanceEmbedding(layer.in_features))
+        return self.again(GuidanceEmbedding(layer.in_features))
+
+    def again(self, guidance: GuidanceEmbedding | None) -> Self:
+        """The same stock modules with another embedding of the scale, or none."""
+        return type(self)(self.parts, self.clock, guidance)
 
     def scale_module(self) -> nn.Module | None:
         """What is trained for the scale beside the network's own layers; None where nothing is."""
@@ -174,7 +178,7 @@ class StockNet(nn.Module):
         with torch.no_grad():
             shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
             first.bias.add_(first.weight @ shift.to(first.weight.dtype))
-        return type(self)(self.parts, self.clock)
+        return self.again(None)
 
     def _text_layer(self) -> nn.Linear:
         if self.text_in is None:

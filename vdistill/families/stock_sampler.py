@@ -39,4 +39,4 @@ def sample_stock(
         x0 = at(i, float(timestep), steps).x0(x, t, cond)
         prediction = family.pack(clock.schedule.prediction(x0, x, t, clock.predicts))
         z = family.advance(scheduler, prediction, i, z, generator, memory)
-    return family.unpack(z, shape)
+    return family.finish(family.unpack(z, shape), cond)

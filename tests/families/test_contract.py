@@ -1,0 +1,133 @@
+"""Every published family on tiny random weights of its stock classes: exact against the stock pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract import CLOSE, REGISTERED, Case, apart, case
+from torch import Tensor
+
+from vdistill.app.generate import Plan, latents
+from vdistill.core.attention import full
+from vdistill.core.scope import Lora, lora_roles, merged
+
+every = pytest.mark.parametrize("variant", REGISTERED)
+
+
+def test_every_family_of_the_catalog_is_under_contract() -> None:
+    from vdistill.app.catalog import FAMILIES
+
+    assert {case_name(v) for v in REGISTERED} == set(FAMILIES) - {"tiny", "analytic"}
+
+
+def case_name(variant: str) -> str | None:
+    from contract import family_name
+
+    return family_name(variant)
+
+
+@every
+def test_the_noise_path_is_the_schedulers_at_every_timestep(variant: str) -> None:
+    family = case(variant).family
+    scheduler, path = family.pipe.scheduler, family.clock.schedule
+    if path.kind == "rf":
+        steps = torch.arange(1, family.clock.steps + 1, dtype=torch.float64)
+        alpha, sigma = path.alpha_sigma(family.clock.time(steps))
+        assert apart(sigma, steps / family.clock.steps) == 0 and apart(alpha, 1 - steps / family.clock.steps) < 1e-12
+        return
+    steps = torch.arange(family.clock.steps)
+    alpha, _ = path.alpha_sigma(family.clock.time(steps))
+    assert apart(alpha, scheduler.alphas_cumprod.clamp_min(0).sqrt()) < 1e-3  # float32 tables, some with a floor
+    assert apart(alpha[:-1], scheduler.alphas_cumprod[:-1].sqrt()) < 1e-5
+    assert torch.equal(family.clock.told(family.clock.time(steps)), steps.float())
+
+
+@every
+def test_guided_sampling_is_the_stock_pipelines(variant: str) -> None:
+    c = case(variant)
+    ours = c.ours(5)
+    assert ours.isfinite().all()
+    if c.call["output_type"] == "latent":
+        assert apart(c.family.pack(ours), c.stock(5)) <= CLOSE
+    else:
+        pixels = (c.family.codec.decode(ours)[:, :, 0] + 1) / 2
+        assert apart(pixels, c.stock(5).reshape(pixels.shape)) <= CLOSE
+
+
+@every
+def test_the_seam_sees_every_layer_and_changes_nothing(variant: str) -> None:
+    c, seen = case(variant), []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any, **more: Any) -> Tensor:
+        seen.append(layer)
+        return full(layer, q, k, v, rope, **more)
+
+    t = torch.tensor([0.95])
+    want = c.family.net.x0(c.noise(), t, c.cond)
+    assert apart(c.family.net.x0(c.noise(), t, c.cond, attend=attend), want) <= CLOSE
+    assert seen and sorted(set(seen)) == list(range(max(seen) + 1))
+
+
+@every
+def test_taps_are_tokens_of_the_width_they_say(variant: str) -> None:
+    c = case(variant)
+    network = c.family.network_of()
+    layers = list(range(len(network.blocks())))
+    found = c.family.net.taps(c.noise(), torch.tensor([0.5]), c.cond, layers)
+    for layer, features in zip(layers, found, strict=True):
+        assert features.ndim == 3 and len(features) == 1 and features.shape[2] == network.width(layer)
+        assert features.isfinite().all()
+
+
+@every
+def test_a_student_opens_in_its_stock_pipeline_and_samples_the_same(variant: str, tmp_path: Path) -> None:
+    c, times = case(variant), (1.0, 0.75, 0.4)
+    if c.family.guided_by == "label":
+        times = (0.999, 0.75, 0.4)
+    c.family.save(c.family.net, tmp_path / "student", times)
+    back = type(c.family).load(tmp_path / "student")
+    assert back.times == times
+    x, t = c.noise(), torch.tensor([0.6])
+    assert apart(back.net.x0(x, t, c.cond), c.family.net.x0(x, t, c.cond)) <= CLOSE
+    scale = c.scale if c.family.guided_by == "guidance" else 1.0
+    ours = latents(back, guided_net(c, back, scale), c.noise(), c.cond, Plan(), times)
+    opened = Case(variant, back, c.call, c.shape, c.cond)
+    plain = {"guidance_scale": scale} if "guidance_scale" in c.call else {}
+    if hasattr(back.pipe, "guider"):
+        back.pipe.guider.guidance_scale = 1.0
+    stock = opened.stock(7, **plain)  # the number asked for does not matter
+    if c.call["output_type"] == "latent":
+        assert apart(back.pack(ours), stock) <= CLOSE
+    else:
+        pixels = (back.codec.decode(ours)[:, :, 0] + 1) / 2
+        assert apart(pixels, stock.reshape(pixels.shape)) <= CLOSE
+
+
+def guided_net(c: Case, family: Any, scale: float) -> Any:
+    from vdistill.app.generate import guided
+
+    return guided(family, family.net, scale)
+
+
+@every
+def test_adapters_go_out_and_in_through_the_stock_loader(variant: str, tmp_path: Path) -> None:
+    c = case(variant)
+    base = sum(p.numel() for p in c.family.network_of().parameters())
+    roles = lora_roles(c.family.net, ["student", "critic"], Lora(2, None, c.family.lora_targets))
+    adapters = sum(p.numel() for m in roles.modules.values() for p in m.parameters())
+    held = {p.data_ptr(): p.numel() for p in c.family.network_of().parameters()}
+    assert sum(held.values()) == base + adapters  # one base for teacher, student and critic
+    for n, p in enumerate(roles.modules["student"].parameters()):
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(n))
+    tensors = {k.removeprefix("net."): v.contiguous() for k, v in roles.modules["student"].tensors().items()}  # type: ignore[operator]
+    x, t = c.noise(), torch.tensor([0.9])
+    teacher, student = roles.teacher.x0(x, t, c.cond), roles.denoisers["student"].x0(x, t, c.cond)
+    assert apart(merged(c.family.net, "student").x0(x, t, c.cond), student) <= CLOSE
+    assert (student - teacher).abs().max() > 1e-4
+    fresh = case(variant)
+    assert apart(fresh.family.net.x0(x, t, c.cond), teacher) <= CLOSE
+    fresh.family.load_adapter(tensors, tmp_path)
+    assert apart(fresh.family.net.x0(x, t, c.cond), student) <= CLOSE
