@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
 CAUSAL_FILE = "causal.json"
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 WAN_CLIP = (81, 480, 832)  # frames, height, width of Wan's own, for a base that states none
+TIMES_NOTE = "Times: {}; no guidance. The scheduler that holds them needs the package `vdistill`."
 CAUSAL_NOTE = (
     "This student was trained to make a clip block by block (causal.json says how); a stock pipeline lets every frame "
     "see every other, which is not what it learned."
@@ -167,7 +168,7 @@ def write_notes(base: Path, out: Path, found: Checkpoint, preset: Preset | None,
         f"Converted by vdistill from `{found.path.name}`{f' ({found.group})' if found.group else ''}"
         f"{f', preset {args.preset}' if args.preset else ''}: "
         f"{'a LoRA for the transformer of' if adapter else 'its transformer in'} `{base.name}`.", "",
-        *([f"Times: {', '.join(f'{t:.4f}' for t in preset.times())}; no guidance. The scheduler that holds them needs the package `vdistill`.", ""] if preset else []),
+        *([TIMES_NOTE.format(", ".join(f"{t:.4f}" for t in preset.times())), ""] if preset else []),
         *([CAUSAL_NOTE, ""] if causal else []),
         "The licence is that of the checkpoint. Its quality was not measured here.", "",
     ]  # fmt: skip
