@@ -7,26 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from contract import CLOSE, REGISTERED, Case, apart, case
+from contract import CLOSE, REGISTERED, Case, apart, case, family_name
 from torch import Tensor
 
-from vdistill.app.generate import Plan, latents
+from vdistill.app.build import make_method, make_roles, optim_of
+from vdistill.app.catalog import FAMILIES
+from vdistill.app.generate import Plan, guided, latents
+from vdistill.app.schema import Config
 from vdistill.core.attention import full
+from vdistill.core.engine import Cadence, Engine, Report
+from vdistill.core.rng import Rng
 from vdistill.core.scope import Lora, lora_roles, merged
+from vdistill.core.step import Batch
 
 every = pytest.mark.parametrize("variant", REGISTERED)
 
 
 def test_every_family_of_the_catalog_is_under_contract() -> None:
-    from vdistill.app.catalog import FAMILIES
-
-    assert {case_name(v) for v in REGISTERED} == set(FAMILIES) - {"tiny", "analytic"}
-
-
-def case_name(variant: str) -> str | None:
-    from contract import family_name
-
-    return family_name(variant)
+    assert {family_name(v) for v in REGISTERED} == set(FAMILIES) - {"tiny", "analytic"}
 
 
 @every
@@ -93,7 +91,7 @@ def test_a_student_opens_in_its_stock_pipeline_and_samples_the_same(variant: str
     x, t = c.noise(), torch.tensor([0.6])
     assert apart(back.net.x0(x, t, c.cond), c.family.net.x0(x, t, c.cond)) <= CLOSE
     scale = c.scale if c.family.guided_by == "guidance" else 1.0
-    ours = latents(back, guided_net(c, back, scale), c.noise(), c.cond, Plan(), times)
+    ours = latents(back, guided(back, back.net, scale), c.noise(), c.cond, Plan(), times)
     opened = Case(variant, back, c.call, c.shape, c.cond)
     plain = {"guidance_scale": scale} if "guidance_scale" in c.call else {}
     if hasattr(back.pipe, "guider"):
@@ -104,12 +102,6 @@ def test_a_student_opens_in_its_stock_pipeline_and_samples_the_same(variant: str
     else:
         pixels = (back.codec.decode(ours)[:, :, 0] + 1) / 2
         assert apart(pixels, stock.reshape(pixels.shape)) <= CLOSE
-
-
-def guided_net(c: Case, family: Any, scale: float) -> Any:
-    from vdistill.app.generate import guided
-
-    return guided(family, family.net, scale)
 
 
 @every
@@ -131,3 +123,66 @@ def test_adapters_go_out_and_in_through_the_stock_loader(variant: str, tmp_path:
     assert apart(fresh.family.net.x0(x, t, c.cond), teacher) <= CLOSE
     fresh.family.load_adapter(tensors, tmp_path)
     assert apart(fresh.family.net.x0(x, t, c.cond), student) <= CLOSE
+
+
+METHODS = {
+    "flow": {"name": "flow"},
+    "guidance": {"name": "guidance", "scale_low": 2.0, "scale_high": 6.0},
+    "lcm": {"name": "lcm", "teacher_steps": 8},
+    "dmd2": {"name": "dmd2", "steps": 2, "critic_per_student": 1},
+}
+
+
+@every
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_moves_the_student_and_nothing_else(variant: str, name: str, tmp_path: Path) -> None:
+    c = case(variant)
+    asked = dict(METHODS[name])
+    if name == "guidance" and not c.family.network_of().can_take_scale:
+        asked["scale_low"] = asked["scale_high"]
+    config = config_of(c, asked)
+    before = {k: v.clone() for k, v in c.family.network_of().state_dict().items()}
+    roles, embedded = make_roles(config, c.family)
+    method, _ = make_method(config, c.family, roles, embedded)
+    started = {k: [p.detach().clone() for p in m.parameters()] for k, m in method.learners.items()}
+
+    def source(step: int, micro: int) -> Batch:
+        return Batch(Rng(0, step).normal("x", (1, *c.shape)), c.cond)
+
+    specs = {n: optim_of(config, n) for n in method.learners}
+    engine = Engine(method, source, specs, tmp_path, steps=3, cadence=Cadence(0, 0, 1, 1, 1))
+    reports: list[Report] = []
+    engine.run(reports.append)
+    losses = [v for r in reports for k, v in r.values.items() if k.endswith("/loss")]
+    assert engine.step == 3 and engine.skipped == 0 and losses and all(torch.tensor(losses).isfinite())
+    for learner, module in method.learners.items():
+        moved = [not torch.equal(a, b) for a, b in zip(started[learner], module.parameters(), strict=True)]
+        assert any(moved), learner
+    after = c.family.network_of().state_dict()
+    assert all(torch.equal(v, after[base_name(k, after)]) for k, v in before.items())
+
+
+def base_name(name: str, known: Any) -> str:
+    """Where an adapter left a weight of the base."""
+    if name in known:
+        return name
+    layer, _, kind = name.rpartition(".")
+    return f"{layer}.base_layer.{kind}"
+
+
+def config_of(c: Case, method: dict[str, Any]) -> Config:
+    frames = c.call.get("num_frames", 1)
+    return Config.model_validate(
+        {
+            "name": "contract",
+            "family": {
+                "name": c.family.name, "random_tiny": c.variant, "frames": frames,
+                "height": c.call.get("height", 64), "width": c.call.get("width", 64),
+            },
+            "data": {"name": "latents", "path": "nowhere"},
+            "method": method,
+            "scope": {"name": "lora", "rank": 2},
+            "optim": {"lr": 1e-3},
+            "train": {"steps": 3, "batch": 1},
+        }
+    )  # fmt: skip

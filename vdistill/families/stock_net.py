@@ -67,6 +67,11 @@ class StockNet(nn.Module):
         """Whether the guidance scale is an input."""
         return self.guidance is not None
 
+    @property
+    def can_take_scale(self) -> bool:
+        """Whether there is a place for the guidance scale as an input."""
+        return self.takes_scale or self.text_in is not None
+
     # -- how it is called ----------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond, attend: Attend = full) -> Tensor:
