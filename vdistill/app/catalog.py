@@ -52,6 +52,7 @@ COMMANDS = {
     "sample": ("vdistill.app.sample", "make clips from captions with any model"),
     "eval": ("vdistill.app.evaluate", "measure a model on held-out captions"),
     "export": ("vdistill.app.export", "write a trained student as a diffusers pipeline or a LoRA file"),
+    "convert": ("vdistill.app.convert", "turn a public few-step or causal Wan checkpoint into a diffusers pipeline"),
     "doctor": ("vdistill.app.doctor", "show versions, devices, and what is missing for what"),
 }
 """command -> (module with run(args) -> exit code, what it does)."""

@@ -80,6 +80,7 @@ def _sample(p: argparse.ArgumentParser) -> None:
     ask.add_argument("--prompts", metavar="FILE", type=Path, help="a text file, one caption a line")
     _how(p)
     p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="where to write (default: clips)")
+    p.add_argument("--image", metavar="FILE", type=Path, help="first picture of all clips, where a model takes one")
     p.add_argument("--fps", type=float, default=8.0, help="frames a second of the files (default: 8)")
 
 
@@ -98,6 +99,12 @@ def _export(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the weights on disk"
     )
+
+
+def _convert(p: argparse.ArgumentParser) -> None:
+    from .convert import arguments
+
+    arguments(p)
 
 
 def _doctor(p: argparse.ArgumentParser) -> None:
@@ -131,6 +138,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "sample": _sample,
     "eval": _eval,
     "export": _export,
+    "convert": _convert,
     "doctor": _doctor,
 }
 

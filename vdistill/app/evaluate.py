@@ -15,10 +15,9 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
-from .about import about
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
-from .models import model_folder, open_model, whole_number
+from .models import about_model, model_folder, open_model, whole_number
 from .score import diversity, score
 
 OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
@@ -75,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     whole_number(args.frames, 1, "--frames")
     if args.json:
         as_folder(Path(args.json).parent)
-    family, known = open_model(args.model), about(model_folder(args.model))
+    family = open_model(args.model)
+    known = about_model(family, model_folder(args.model))
     plan = plan_of(
         family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
     )

@@ -110,21 +110,35 @@ def generate(
     size: tuple[int, int],
     net: Denoiser | None = None,
     times: Sequence[float] | None = None,
+    first: Tensor | None = None,
 ) -> Sampled:
-    """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own."""
+    """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own; first: [1, 3, H, W]
+    in [-1, 1], the picture all clips start from."""
     times = times if times is not None else family.times
     counted = Counted(net or family.net)
     shape = clip_shape(family, frames, *size)
+    start = starting(family, first, shape)
     begun, clips = time.perf_counter(), []
-    for start in range(0, len(captions), plan.batch):
-        part = captions[start : start + plan.batch]
-        noise = first_noise(family, shape, plan.seed + start, len(part)).to(family.device)
+    for i in range(0, len(captions), plan.batch):
+        part = captions[i : i + plan.batch]
+        noise = first_noise(family, shape, plan.seed + i, len(part)).to(family.device)
         cond = family.text(part).to(family.device)
+        for name, value in start.items():
+            cond = cond.with_field(name, value.expand(len(part), *value.shape[1:]))
         if plan.scale is not None:
             cond = cond.with_field("guidance", torch.full((len(part),), plan.scale, device=family.device))
         clips.append(family.codec.decode(latents(family, counted, noise, cond, plan, times)))
     seconds = (time.perf_counter() - begun) / len(captions)
     return Sampled(torch.cat(clips).cpu(), counted.clips // len(captions), seconds)
+
+
+def starting(family: StockFamily, first: Tensor | None, shape: Sequence[int]) -> dict[str, Tensor]:
+    """The conditions of the picture a clip starts from. UserError where one is missing or of no use."""
+    if first is not None:
+        return family.from_image(first.to(family.device), shape)
+    if family.needs_image:
+        raise UserError(f"{family.name} of this folder starts from an image", "--image", "give one")
+    return {}
 
 
 def latents(

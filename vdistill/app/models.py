@@ -15,6 +15,7 @@ from ..core.errors import UserError
 from ..families.opening import INDEX, pipeline_class
 from ..families.random_tiny import random_tiny
 from ..families.stock import StockFamily
+from .about import FILE, OWN, About, about
 from .catalog import FAMILIES, PIPELINES, find
 from .schema_family import FamilyAnalytic
 
@@ -71,6 +72,13 @@ def open_model(
         raise UserError(f"wrong family: holds a {kind}, that is {PIPELINES[kind]}, not {family}", str(folder))
     opened: StockFamily = find(FAMILIES, PIPELINES[kind]).load(folder, dtype, negative)
     return opened
+
+
+def about_model(family: StockFamily, folder: Path) -> About:
+    """What a folder says of itself; for a published teacher, which says nothing, its pipeline's own defaults."""
+    if (folder / FILE).is_file():
+        return about(folder)
+    return About(**family.defaults(), solver=OWN)  # type: ignore[arg-type]
 
 
 def random_model(variant: str, family: str, seed: int, dtype: torch.dtype, negative: str) -> StockFamily:

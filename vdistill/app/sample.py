@@ -7,13 +7,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
 from ..core.errors import UserError
+from ..data.encode import png
 from ..data.media import write_video
 from ..data.prompts import read_prompts
-from .about import about
 from .generate import generate, plan_of, size_of
 from .lock import as_folder
-from .models import finite, model_folder, open_model, whole_number
+from .models import about_model, finite, model_folder, open_model, whole_number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,21 +33,47 @@ def run(args: argparse.Namespace) -> int:
     whole_number(args.frames, 1, "--frames")
     finite(args.fps, 0.01, "--fps")
     as_folder(Path(args.out))
-    family, known, out = open_model(args.model), about(model_folder(args.model)), Path(args.out)
+    family, out = open_model(args.model), Path(args.out)
+    known = about_model(family, model_folder(args.model))
     plan = plan_of(
         family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
     )
-    made = generate(family, prompts, plan, args.frames or known.frames, size_of(args.size, known))
+    frames, size = args.frames or known.frames, size_of(args.size, known)
+    made = generate(family, prompts, plan, frames, size, first=first_image(args.image, size))
     if not made.pixels.isfinite().all():
         raise UserError("gave values that are not finite", str(args.model), "its weights may be damaged")
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, (prompt, clip) in enumerate(zip(prompts, made.pixels, strict=True)):
-        path = out / f"{i:03d}.mp4"
-        write_video(path, clip, fps=args.fps, scale=max(1, 256 // clip.shape[-1]))
+        path = write_clip(out / f"{i:03d}", clip, args.fps)
         rows.append({"file": path.name, "prompt": prompt, "seed": args.seed + i, "model": args.model,
                      "passes": made.passes, "times": family.times, "guidance": plan.guidance})  # fmt: skip
         print(path)
     (out / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{made.passes} passes, {made.seconds:.2f} s a clip", file=sys.stderr)
     return 0
+
+
+def write_clip(path: Path, clip: Tensor, fps: float) -> Path:
+    """A clip [3, T, H, W] in [-1, 1] as MP4, or as PNG when it is one picture; returns the file."""
+    scale = max(1, 256 // clip.shape[-1])
+    if clip.shape[1] == 1:
+        path = path.with_suffix(".png")
+        path.write_bytes(png(clip[:, 0], scale))
+        return path
+    path = path.with_suffix(".mp4")
+    write_video(path, clip, fps=fps, scale=scale)
+    return path
+
+
+def first_image(path: Path | None, size: tuple[int, int]) -> Tensor | None:
+    """[1, 3, H, W] in [-1, 1] of the picture a clip starts from, cut to the middle and resized; None for none."""
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as opened:
+            whole = ImageOps.exif_transpose(opened).convert("RGB")
+    except OSError as error:
+        raise UserError(f"is no readable picture ({error})", str(path), "give a PNG or JPEG") from error
+    fitted = ImageOps.fit(whole, (size[1], size[0]), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None].float() / 127.5 - 1

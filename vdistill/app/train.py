@@ -21,7 +21,9 @@ from tqdm import tqdm
 from ..core.checkpoint import io_error
 from ..core.engine import Engine, Report, append_line
 from ..core.errors import UserError
+from ..core.guided import INPUT
 from ..core.scope import AdapterRole
+from ..families.stock import StockFamily
 from . import config as configs
 from .about import About
 from .build import Built, build, engine_of
@@ -147,7 +149,7 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
             built.family.save(built.plain_student(), scratch, built.times)
             if isinstance(built.student, AdapterRole):
                 save_file(adapter_tensors(built), scratch / LORA_FILE)
-        about_student(config, clip_of(built, config)).write(scratch)
+        about_student(config, built).write(scratch)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise (io_error(error, folder) if isinstance(error, SafetensorError) else error) from error
@@ -155,13 +157,15 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
     scratch.rename(folder)
 
 
-def about_student(config: Config, clip: tuple[int, int, int]) -> About:
+def about_student(config: Config, built: Built) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
-    v, m = config.validation, config.method
+    v, m, clip = config.validation, config.method, clip_of(built, config)
     many = isinstance(m, MethodFlow | MethodGuidance) and "steps" not in v.model_fields_set
     steps = About.steps if many else v.steps  # the default of validation is a few-step student's
     if isinstance(m, MethodGuidance):
         return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name)
+    if isinstance(built.family, StockFamily) and built.family.guided_by == INPUT:  # what it was told in training
+        return About(*clip, steps, built.family.defaults()["guidance"], m.name)
     return About(*clip, steps, v.guidance, m.name)
 
 

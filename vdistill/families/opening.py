@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +31,12 @@ def pipeline_class(folder: Path) -> str:
         return str(json.loads(index.read_text())["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"is no index of a pipeline ({error})", str(index), "copy the folder again") from error
+
+
+def call_defaults(stock: type[Any] | str) -> dict[str, Any]:
+    """What a pipeline class (or its name) takes when it is called: argument -> default."""
+    kind = getattr(import_module("diffusers"), stock) if isinstance(stock, str) else stock
+    return {name: p.default for name, p in inspect.signature(kind.__call__).parameters.items() if name != "self"}
 
 
 def open_pipeline(folder: Path, classes: Sequence[str], family: str, dtype: torch.dtype) -> Any:

@@ -28,7 +28,7 @@ from ..core.errors import UserError
 from .clock import PREDICTS, Clock, clock_of, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
-from .opening import open_pipeline
+from .opening import call_defaults, open_pipeline
 from .stock_net import StockNet
 
 GUIDANCE_FILE = "guidance_embedding.safetensors"
@@ -102,6 +102,14 @@ class StockFamily:
         """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here."""
         raise UserError(f"{self.name} of this folder does not start from an image", "--image", "leave it out")
 
+    def defaults(self) -> dict[str, float]:
+        """How the pipeline is called when nothing is said: frames, height, width, steps, guidance."""
+        said = call_defaults(type(self.pipe))
+        side = 8 * int(self.network_of().model.config.get("sample_size") or 64)
+        named = {"frames": "num_frames", "height": "height", "width": "width", "steps": "num_inference_steps"}
+        found = {ours: int(said.get(theirs) or (1 if ours == "frames" else side)) for ours, theirs in named.items()}
+        return {**found, "guidance": float(said.get("guidance_scale") or 1.0)}
+
     def to(self, device: torch.device | str) -> Self:
         """Everything on one device."""
         self.device = torch.device(device)
@@ -122,6 +130,11 @@ class StockFamily:
         """The time shift of a scheduler whose shift follows the size of the latents [C, T, H, W]."""
         tokens = math.prod(n // p for n, p in zip(shape[1:], self.network_of().patch, strict=True))
         self.shifted(shift_of(self.pipe.scheduler.config, tokens))
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether clips start from an image."""
+        return "ImageToVideo" in type(self.pipe).__name__
 
     # -- the pipeline's own layout of latents, for its scheduler --------------------------------------------------
 
