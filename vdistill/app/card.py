@@ -77,14 +77,16 @@ def write_card(out: Path, run: Path, about: About, lora: bool) -> None:
         base = str(model_folder(path)) if path else f"the base, {made['family'].get('random_tiny')}"
     steps = len(times) if times else about.steps
     kind = f"few-step student ({len(times)} passes at t = {times})" if times else f"teacher ({about.steps} steps)"
+    shown = "image" if about.frames == 1 else "video"
     lines = [
-        "---", "library_name: diffusers", *["license: apache-2.0"] * own, f"pipeline_tag: text-to-{'image' if about.frames == 1 else 'video'}", "---",
+        "---", "library_name: diffusers", *["license: apache-2.0"] * own, f"pipeline_tag: text-to-{shown}", "---",
         f"# {made.get('name', final.name)}", "",
         f"A {kind}, {'a LoRA adapter for the base below' if lora else f'a stock {stock}'}, made with vdistill.", "",
         "```python", snippet(final, about, stock, length, steps, base).rstrip(), "```", "",
         " ".join([FEW] * bool(times) + [CAPTIONS.format(length=length)] * (length is not None)), "",
         *_training(made, run),
-        *["The license is that of the base model."] * (not own), "Verified: on the shapes world only. Not verified: anything else.", "",
+        *["The license is that of the base model."] * (not own),
+        "Verified: on the shapes world only. Not verified: anything else.", "",
     ]  # fmt: skip
     (out / "README.md").write_text("\n".join(lines))
 
