@@ -12,9 +12,18 @@ from typing import Any
 FAMILIES = {
     "tiny": "vdistill.families.tiny:TinyFamily",
     "wan": "vdistill.families.wan:WanFamily",
+    "sd": "vdistill.families.sd:SdFamily",
+    "sdxl": "vdistill.families.sd:SdxlFamily",
+    "animatediff": "vdistill.families.animatediff:AnimateDiffFamily",
     "analytic": "vdistill.families.analytic:Exact",
 }
-PIPELINES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan"}
+PIPELINES = {
+    "WanPipeline": "wan",
+    "WanImageToVideoPipeline": "wan",
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "AnimateDiffPipeline": "animatediff",
+}
 """Pipeline class, as model_index.json names it -> the family that opens it."""
 TARGETS = {
     "gaussian": "vdistill.families.analytic:gaussian",

@@ -1,0 +1,42 @@
+"""AnimateDiff: Stable Diffusion with motion modules, the stock UNetMotionModel and its pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..core.cond import Cond
+from .sd import SdFamily, UNetNet
+
+
+class MotionNet(UNetNet):
+    """Reads "text" [B, L, D]. The seam is the attention inside frames; positions of motion modules see the whole clip."""
+
+    def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        text = self.text(cond).repeat_interleave(x.shape[2], dim=0)
+        return self.model(  # type: ignore[no-any-return]
+            x.to(self.model.dtype), timestep, text, timestep_cond=self.scale(cond), return_dict=False
+        )[0]
+
+    def taps(self, x: Tensor, t: Tensor, cond: Cond, layers: Sequence[int]) -> list[Tensor]:
+        found = super().taps(x, t, cond, layers)  # [B T, N, C]
+        return [features.unflatten(0, (len(x), -1)).flatten(1, 2) for features in found]
+
+    def attentions(self) -> Sequence[Any]:
+        return [
+            module.attn1
+            for block in self.blocks()
+            for place, module in block.named_modules()
+            if type(module).__name__ == "BasicTransformerBlock" and "motion_modules" not in place
+        ]
+
+
+class AnimateDiffFamily(SdFamily):
+    """AnimateDiffPipeline: clips of up to 32 frames."""
+
+    name = "animatediff"
+    pipelines: ClassVar[tuple[str, ...]] = ("AnimateDiffPipeline",)
+    network = MotionNet
+    image = False
