@@ -163,7 +163,8 @@ def make_method(
         flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
         return Flow(flow, student, module), None
     if isinstance(m, MethodGuidance):
-        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or guided_by, m.floor, limit)
+        without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
+        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(m.inputs, m.times or (), law, m.data_weight)
         return GuidanceDistillation(spec, roles.teacher, student, module, inputs), m.times

@@ -15,6 +15,10 @@ FAMILIES = {
     "sd": "vdistill.families.sd:SdFamily",
     "sdxl": "vdistill.families.sd:SdxlFamily",
     "animatediff": "vdistill.families.animatediff:AnimateDiffFamily",
+    "sd3": "vdistill.families.sd3:Sd3Family",
+    "flux": "vdistill.families.flux:FluxFamily",
+    "pixart": "vdistill.families.pixart:PixArtFamily",
+    "dit": "vdistill.families.dit:DitFamily",
     "analytic": "vdistill.families.analytic:Exact",
 }
 PIPELINES = {
@@ -23,6 +27,11 @@ PIPELINES = {
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
     "AnimateDiffPipeline": "animatediff",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart",
+    "DiTPipeline": "dit",
 }
 """Pipeline class, as model_index.json names it -> the family that opens it."""
 TARGETS = {

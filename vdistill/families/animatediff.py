@@ -12,7 +12,7 @@ from .sd import SdFamily, UNetNet
 
 
 class MotionNet(UNetNet):
-    """Reads "text" [B, L, D]. The seam is the attention inside frames; positions of motion modules see the whole clip."""
+    """Reads "text" [B, L, D]. The seam is the attention inside frames; that of motion modules runs along the clip."""
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         text = self.text(cond).repeat_interleave(x.shape[2], dim=0)

@@ -63,10 +63,16 @@ def shift_of(config: Mapping[str, Any], tokens: int | None = None) -> float:
     (mu is linear in it; k = exp(mu) for exponential shifts, mu for linear ones)."""
     if not config.get("use_dynamic_shifting"):
         return float(config.get("flow_shift", config.get("shift", 1.0)))
+    mu = mu_for(config, config.get("base_image_seq_len", 256) if tokens is None else tokens)
+    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+
+
+def mu_for(config: Mapping[str, Any], tokens: int) -> float:
+    """mu of a sample of so many tokens: linear between a base and a largest number of them."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = base + (top - base) * ((low if tokens is None else tokens) - low) / (high - low)
-    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+    slope = (top - base) / (high - low)
+    return float(tokens * slope + (base - slope * low))
 
 
 def _predicts(name: str, kind: str) -> Predicts:

@@ -108,8 +108,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sample: Tensor,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
-        """One step of the trained schedule."""
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """One step of the trained schedule: (the next sample, the clean estimate)."""
         path = self.path
         now, then = (
             torch.full((len(sample),), v, dtype=torch.float64, device=sample.device)
@@ -126,4 +126,4 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             moved = path.noise(clean, draw, then)
         else:
             moved = path.step(clean, sample, now, then)
-        return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
+        return SchedulerOutput(prev_sample=moved) if return_dict else (moved, clean)

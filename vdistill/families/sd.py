@@ -12,33 +12,11 @@ from torch import Tensor, nn
 from ..core.attention import Attend
 from ..core.cond import Cond
 from .kl_codec import KlCodec
+from .seams import SelfSeam
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
 
 SCALE_WIDTH = 256  # of the guidance embedding a UNet is given, as in LCM
-
-
-class UNetSeam:
-    """Attention processor of a transformer block that lets an `Attend` answer for its self-attention."""
-
-    def __init__(self, layer: int, attend: Attend) -> None:
-        self.layer, self.attend = layer, attend
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        **more: Any,
-    ) -> Tensor:
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-
-        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        out = self.attend(self.layer, heads(q), heads(k), heads(v), None).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](out.to(hidden_states.dtype)))  # type: ignore[no-any-return]
 
 
 class UNetNet(StockNet):
@@ -65,7 +43,7 @@ class UNetNet(StockNet):
         return out[:, :, None]  # type: ignore[no-any-return]
 
     def scale(self, cond: Cond) -> Tensor | None:
-        """The embedding of w = s - 1 that stock pipelines make (LCM, Luo et al. 2023): sines, then cosines, of 1000 w."""
+        """The embedding of w = s - 1 of stock pipelines (LCM, Luo et al. 2023): sines, then cosines, of 1000 w."""
         if not self.takes_scale or "guidance" not in cond.fields:
             return None
         width = self.model.config.time_cond_proj_dim
@@ -110,7 +88,7 @@ class UNetNet(StockNet):
         ]
 
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return UNetSeam(layer, attend)
+        return SelfSeam(layer, attend)
 
     # -- the guidance scale as an input, where stock pipelines look for it --
 

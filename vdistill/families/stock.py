@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.denoiser import Net
 from ..core.errors import UserError
-from .clock import PREDICTS, Clock, clock_of, shift_of
+from .clock import PREDICTS, Clock, clock_of, mu_for, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
 from .opening import call_defaults, open_pipeline
@@ -49,8 +50,10 @@ class StockFamily:
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
     network: ClassVar[Callable[..., StockNet]]
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
-    guided_by: ClassVar[str] = "text"
+    guided_by: str = "text"
     """The condition guidance goes without; "guidance" where the network was distilled to take the scale."""
+    long_tokenizer: ClassVar[str] = "tokenizer"
+    """Attribute of the pipeline: the tokenizer whose encoder reads the longest captions."""
     image: ClassVar[bool] = False
     """Whether it makes images: clips of one frame."""
 
@@ -128,8 +131,15 @@ class StockFamily:
 
     def shift_for(self, shape: Sequence[int]) -> None:
         """The time shift of a scheduler whose shift follows the size of the latents [C, T, H, W]."""
-        tokens = math.prod(n // p for n, p in zip(shape[1:], self.network_of().patch, strict=True))
-        self.shifted(shift_of(self.pipe.scheduler.config, tokens))
+        self.shifted(shift_of(self.pipe.scheduler.config, self.tokens(shape)))
+
+    def tokens(self, shape: Sequence[int]) -> int:
+        """Tokens of latents [C, T, H, W]."""
+        return math.prod(n // p for n, p in zip(shape[1:], self.network_of().patch, strict=True))
+
+    def mu_of(self, shape: Sequence[int]) -> float:
+        """The shift that pipelines compute from the number of tokens."""
+        return mu_for(self.pipe.scheduler.config, self.tokens(shape))
 
     @property
     def needs_image(self) -> bool:
@@ -200,7 +210,7 @@ class StockFamily:
         if limit is None or self.cut_long_text:
             return
         for caption in {*captions} - self._known.keys():
-            found = len(self.pipe.tokenizer(caption).input_ids)
+            found = len(getattr(self.pipe, self.long_tokenizer)(caption).input_ids)
             if found > limit:
                 what = f"{found} tokens, {self.name} reads {limit}: {caption[:60]!r}"
                 raise UserError(what, "caption", "shorten it, or say family.long_text: cut")
@@ -257,8 +267,16 @@ class StockFamily:
         self.attach(folder)
 
     def attach(self, folder: Path) -> None:
-        """Load the LoRA file of a folder into the network."""
-        self.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+        """Load the LoRA file of a folder into the network; by peft, where the pipeline has no loader."""
+        if hasattr(self.pipe, "load_lora_weights"):
+            self.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+            return
+        name, module = next(iter(self.network_of().parts.items()))
+        tensors = {key.removeprefix(f"{name}."): value for key, value in read_tensors(folder / LORA_FILE).items()}
+        rank = next(len(value) for key, value in tensors.items() if ".lora_A." in key)
+        layers = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), module)
+        set_peft_model_state_dict(module, tensors)
 
     def few_step_scheduler(self, net: Net, times: Sequence[float]) -> FewStepScheduler:
         """The scheduler an exported student carries."""

@@ -32,7 +32,7 @@ def sample_stock(
     """
     scheduler, clock, shape = family.pipe.scheduler, family.clock, noise.shape[1:]
     family.set_timesteps(scheduler, steps, tuple(shape), noise.device)
-    z, memory = family.pack(noise) * scheduler.init_noise_sigma, dict[str, Any]()
+    z, memory = family.pack(noise) * getattr(scheduler, "init_noise_sigma", 1.0), dict[str, Any]()
     for i, timestep in enumerate(scheduler.timesteps):
         x = family.unpack(scheduler.scale_model_input(z, timestep), shape)
         t = clock.time(timestep).to(x.device).expand(len(x))
