@@ -38,14 +38,27 @@ class Case:
     family: StockFamily
     call: dict[str, Any]
     shape: tuple[int, int, int, int]
-    cond: Cond
+    text: Cond
+    image: Tensor | None = None
 
     @property
     def scale(self) -> float:
         return float(self.call.get("guidance_scale") or 6.0)
 
+    def begun(self, seed: int = 0) -> tuple[Tensor, Cond, torch.Generator]:
+        """First noise and conditions as the pipeline draws them from one generator, which goes on from there."""
+        generator, cond = torch.Generator().manual_seed(seed), self.text
+        if self.image is not None:
+            for field, value in self.family.from_image(self.image, self.shape, generator).items():
+                cond = cond.with_field(field, value)
+        return self.family.noise(self.shape, generator), cond, generator
+
     def noise(self, seed: int = 0) -> Tensor:
-        return self.family.noise(self.shape, torch.Generator().manual_seed(seed))
+        return self.begun(seed)[0]
+
+    @property
+    def cond(self) -> Cond:
+        return self.begun()[1]
 
     def stock(self, steps: int, seed: int = 0, **other: Any) -> Tensor:
         """What the stock pipeline makes."""
@@ -60,7 +73,8 @@ class Case:
         def at(step: int, timestep: float, count: int) -> Denoiser:
             return guided(self.family, net or self.family.net, self.family.scale_at(self.scale, timestep, count))
 
-        return sample_stock(self.family, at, self.noise(seed), self.cond, steps, torch.Generator().manual_seed(seed))
+        noise, cond, generator = self.begun(seed)
+        return sample_stock(self.family, at, noise, cond, steps, generator)
 
 
 def case(variant: str, seed: int = 0) -> Case:
@@ -73,12 +87,10 @@ def case(variant: str, seed: int = 0) -> Case:
     if "guidance_scale_2" in call:
         family.scale_2 = call["guidance_scale_2"]  # type: ignore[attr-defined]
     caption = asked.prompt if asked.prompt is not None else str(call["class_labels"][0])
-    cond = family.text([caption])
+    image = None
     if "image" in call:
-        pixels = torch.from_numpy(np.array(call["image"])).permute(2, 0, 1)[None].float() / 127.5 - 1
-        for field, value in family.from_image(pixels, shape).items():
-            cond = cond.with_field(field, value)
-    return Case(variant, family, call, shape, cond)
+        image = torch.from_numpy(np.array(call["image"])).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return Case(variant, family, call, shape, family.text([caption]), image)
 
 
 def apart(a: Tensor, b: Tensor) -> float:

@@ -92,7 +92,7 @@ def test_a_student_opens_in_its_stock_pipeline_and_samples_the_same(variant: str
     assert apart(back.net.x0(x, t, c.cond), c.family.net.x0(x, t, c.cond)) <= CLOSE
     scale = c.scale if c.family.guided_by == "guidance" else 1.0
     ours = latents(back, guided(back, back.net, scale), c.noise(), c.cond, Plan(), times)
-    opened = Case(variant, back, c.call, c.shape, c.cond)
+    opened = Case(variant, back, c.call, c.shape, c.text, c.image)
     plain = {"guidance_scale": scale} if "guidance_scale" in c.call else {}
     if hasattr(back.pipe, "guider"):
         back.pipe.guider.guidance_scale = 1.0

@@ -12,6 +12,7 @@ from typing import Any
 FAMILIES = {
     "tiny": "vdistill.families.tiny:TinyFamily",
     "wan": "vdistill.families.wan:WanFamily",
+    "cogvideox": "vdistill.families.cogvideox:CogVideoXFamily",
     "sd": "vdistill.families.sd:SdFamily",
     "sdxl": "vdistill.families.sd:SdxlFamily",
     "animatediff": "vdistill.families.animatediff:AnimateDiffFamily",
@@ -24,6 +25,8 @@ FAMILIES = {
 PIPELINES = {
     "WanPipeline": "wan",
     "WanImageToVideoPipeline": "wan",
+    "CogVideoXPipeline": "cogvideox",
+    "CogVideoXImageToVideoPipeline": "cogvideox",
     "StableDiffusionPipeline": "sd",
     "StableDiffusionXLPipeline": "sdxl",
     "AnimateDiffPipeline": "animatediff",

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.scope import AdapterWeights
-from ..families.stock import GUIDANCE_FILE, LORA_FILE
+from ..families.lora_file import LORA_FILE
+from ..families.stock import GUIDANCE_FILE
 from .about import About, about
 from .build import Built
 from .card import write_card

@@ -96,9 +96,21 @@ class Counted:
         return self.inner.x0(x, t, cond, attend=attend)
 
 
-def first_noise(family: StockFamily, shape: Sequence[int], seed: int, count: int) -> Tensor:
-    """[count, *shape]; sample i is what torch.Generator().manual_seed(seed + i) draws, as the stock pipeline does."""
-    return torch.cat([family.noise(shape, torch.Generator().manual_seed(seed + i)) for i in range(count)])
+def beginning(
+    family: StockFamily, shape: Sequence[int], seed: int, count: int, first: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor], list[torch.Generator]]:
+    """(first noise [count, *shape], conditions of the first picture, generators that go on from there).
+
+    Sample i is what torch.Generator().manual_seed(seed + i) draws, in the order the stock pipeline draws.
+    UserError where a picture is missing or of no use.
+    """
+    if first is None and family.needs_image:
+        raise UserError(f"{family.name} of this folder starts from an image", "--image", "give one")
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    image = None if first is None else first.to(family.device)
+    fields = [{} if image is None else family.from_image(image, shape, g) for g in generators]
+    noise = torch.cat([family.noise(shape, g) for g in generators]).to(family.device)
+    return noise, {name: torch.cat([f[name] for f in fields]) for name in fields[0]}, generators
 
 
 @torch.no_grad()
@@ -117,38 +129,36 @@ def generate(
     times = times if times is not None else family.times
     counted = Counted(net or family.net)
     shape = clip_shape(family, frames, *size)
-    start = starting(family, first, shape)
     begun, clips = time.perf_counter(), []
     for i in range(0, len(captions), plan.batch):
         part = captions[i : i + plan.batch]
-        noise = first_noise(family, shape, plan.seed + i, len(part)).to(family.device)
+        noise, fields, generators = beginning(family, shape, plan.seed + i, len(part), first)
         cond = family.text(part).to(family.device)
-        for name, value in start.items():
-            cond = cond.with_field(name, value.expand(len(part), *value.shape[1:]))
+        for name, value in fields.items():
+            cond = cond.with_field(name, value)
         if plan.scale is not None:
             cond = cond.with_field("guidance", torch.full((len(part),), plan.scale, device=family.device))
-        clips.append(family.codec.decode(latents(family, counted, noise, cond, plan, times)))
+        clips.append(family.codec.decode(latents(family, counted, noise, cond, plan, times, generators)))
     seconds = (time.perf_counter() - begun) / len(captions)
     return Sampled(torch.cat(clips).cpu(), counted.clips // len(captions), seconds)
 
 
-def starting(family: StockFamily, first: Tensor | None, shape: Sequence[int]) -> dict[str, Tensor]:
-    """The conditions of the picture a clip starts from. UserError where one is missing or of no use."""
-    if first is not None:
-        return family.from_image(first.to(family.device), shape)
-    if family.needs_image:
-        raise UserError(f"{family.name} of this folder starts from an image", "--image", "give one")
-    return {}
-
-
 def latents(
-    family: StockFamily, net: Denoiser, noise: Tensor, cond: Cond, plan: Plan, times: Sequence[float] | None
+    family: StockFamily,
+    net: Denoiser,
+    noise: Tensor,
+    cond: Cond,
+    plan: Plan,
+    times: Sequence[float] | None,
+    generators: list[torch.Generator] | None = None,
 ) -> Tensor:
-    """Clean latents, shaped as noise [B, C, T, H, W]: at a student's times, or as the plan says."""
+    """Clean latents, shaped as noise [B, C, T, H, W]: at a student's times, or as the plan says.
+
+    generators: of the draws of a folder's own scheduler, one a sample.
+    """
     if times is None and plan.solver != "own":
         return solve(guided(family, net, plan.guidance), noise, net.schedule.grid(plan.steps), cond, plan.solver)
     if times is None:
-        generators = [torch.Generator().manual_seed(plan.seed + i) for i in range(len(noise))]
 
         def at(step: int, timestep: float, steps: int) -> Denoiser:
             return guided(family, net, family.scale_at(plan.guidance, timestep, steps))

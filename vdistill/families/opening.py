@@ -19,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 from ..core.errors import UserError
 
 INDEX = "model_index.json"
-FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def pipeline_class(folder: Path) -> str:
@@ -79,7 +78,7 @@ def check_weights(folder: Path) -> None:
         except Exception as error:  # SafetensorError, or an OSError for an empty file
             raise UserError(f"not a whole safetensors file ({error})", str(path), "copy it again") from error
         halves = [kind for kind in kinds if kind in ("F16", "BF16")]
-        if len(halves) > 1 or "F64" in kinds:  # float32 beside one half type is how diffusers keeps sensitive layers
+        if len(halves) > 1:  # float32 beside one half type is how diffusers keeps sensitive layers
             found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
             raise UserError(f"mixed dtypes: {found}", str(path), "save it again in one dtype")
 

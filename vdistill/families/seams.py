@@ -1,4 +1,4 @@
-"""Attention processors that let an `Attend` answer: for plain self-attention, and for text and picture attending jointly."""
+"""Attention processors that let an `Attend` answer: for self-attention, and for text and picture together."""
 
 from __future__ import annotations
 

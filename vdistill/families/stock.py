@@ -10,13 +10,12 @@ import copy
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,11 +28,11 @@ from ..core.errors import UserError
 from .clock import PREDICTS, Clock, clock_of, mu_for, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
+from .lora_file import LORA_FILE, attach_lora, check_lora
 from .opening import call_defaults, open_pipeline
 from .stock_net import StockNet
 
 GUIDANCE_FILE = "guidance_embedding.safetensors"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 TEXT_CACHE = 1 << 30  # bytes of encoded captions kept
 Parts = dict[str, Tensor]
 """What an encoder says of one caption: name -> [1, ...]; "text" and its parts, "text.mask", "text.pooled"."""
@@ -101,8 +100,11 @@ class StockFamily:
         """What stands for "no caption": the negative prompt."""
         return self.encode(self.negative)
 
-    def from_image(self, image: Tensor, shape: Sequence[int]) -> Parts:
-        """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here."""
+    def from_image(self, image: Tensor, shape: Sequence[int], generator: torch.Generator | None = None) -> Parts:
+        """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here.
+
+        generator: of encoders that draw, as their pipeline does; without it the likeliest latents.
+        """
         raise UserError(f"{self.name} of this folder does not start from an image", "--image", "leave it out")
 
     def defaults(self) -> dict[str, float]:
@@ -256,27 +258,10 @@ class StockFamily:
 
         folder: where the loader finds its file. UserError for a LoRA of another base.
         """
-        known = {name for part, module in self.network_of().parts.items() for name, _ in with_prefix(part, module)}
-        layers = {key.rsplit(".lora_", 1)[0] for key in tensors}
-        strange = sorted(layer for layer in layers if layer not in known)
-        if strange or not layers:
-            found = f"{len(strange)} of its {len(layers)} layers are not in this network, such as {strange[:2]}"
-            raise UserError(f"a LoRA for another base: {found}", str(folder), f"it must fit a {self.name} network")
+        check_lora(tensors, self.network_of().parts, self.name, folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / LORA_FILE)
-        self.attach(folder)
-
-    def attach(self, folder: Path) -> None:
-        """Load the LoRA file of a folder into the network; by peft, where the pipeline has no loader."""
-        if hasattr(self.pipe, "load_lora_weights"):
-            self.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
-            return
-        name, module = next(iter(self.network_of().parts.items()))
-        tensors = {key.removeprefix(f"{name}."): value for key, value in read_tensors(folder / LORA_FILE).items()}
-        rank = next(len(value) for key, value in tensors.items() if ".lora_A." in key)
-        layers = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), module)
-        set_peft_model_state_dict(module, tensors)
+        attach_lora(self.pipe, self.network_of().parts, folder)
 
     def few_step_scheduler(self, net: Net, times: Sequence[float]) -> FewStepScheduler:
         """The scheduler an exported student carries."""
@@ -298,11 +283,6 @@ class StockFamily:
             config.write_text(json.dumps(kept, indent=2) + "\n")
         if isinstance(network.guidance, GuidanceEmbedding):
             save_file(network.guidance.state_dict(), folder / GUIDANCE_FILE)
-
-
-def with_prefix(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a part of the pipeline by their full names."""
-    return ((f"{part}.{name}", each) for name, each in module.named_modules())
 
 
 def pictures(image: Tensor) -> list[Image.Image]:

@@ -34,7 +34,8 @@ def sample_stock(
     family.set_timesteps(scheduler, steps, tuple(shape), noise.device)
     z, memory = family.pack(noise) * getattr(scheduler, "init_noise_sigma", 1.0), dict[str, Any]()
     for i, timestep in enumerate(scheduler.timesteps):
-        x = family.unpack(scheduler.scale_model_input(z, timestep), shape)
+        scaled = scheduler.scale_model_input(z, timestep) if hasattr(scheduler, "scale_model_input") else z
+        x = family.unpack(scaled, shape)
         t = clock.time(timestep).to(x.device).expand(len(x))
         x0 = at(i, float(timestep), steps).x0(x, t, cond)
         prediction = family.pack(clock.schedule.prediction(x0, x, t, clock.predicts))

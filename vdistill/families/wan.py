@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,12 +10,11 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..core.attention import Attend
-from ..core.checkpoint import read_tensors
 from ..core.cond import Cond
 from ..core.errors import UserError
 from .guidance_input import GuidanceEmbedding
 from .pixel import PixelVae
-from .stock import LORA_FILE, Parts, StockFamily, pictures
+from .stock import Parts, StockFamily, pictures
 from .stock_net import Processor, StockNet
 from .wan_codec import WanCodec
 
@@ -170,7 +168,7 @@ class WanFamily(StockFamily):
         return {"text": found}
 
     @torch.no_grad()
-    def from_image(self, image: Tensor, shape: Sequence[int]) -> Parts:
+    def from_image(self, image: Tensor, shape: Sequence[int], generator: torch.Generator | None = None) -> Parts:
         pipe = self.pipe
         if pipe.transformer.config.in_channels == shape[0] and not pipe.config.get("expand_timesteps"):
             return super().from_image(image, shape)
@@ -184,13 +182,6 @@ class WanFamily(StockFamily):
         if pipe.transformer.config.image_dim is not None:
             found["image"] = torch.cat([pipe.encode_image(picture, self.device) for picture in pictures(image)]).float()
         return found
-
-    def attach(self, folder: Path) -> None:
-        tensors = read_tensors(folder / LORA_FILE)
-        for part in self.network_of().names:
-            own = {k.replace(part, "transformer", 1): v for k, v in tensors.items() if k.startswith(f"{part}.")}
-            if own:
-                self.pipe.load_lora_weights(own, load_into_transformer_2=part == "transformer_2")
 
     def finish(self, x: Tensor, cond: Cond) -> Tensor:
         first = cond.fields.get("first")
