@@ -1,0 +1,136 @@
+"""HunyuanVideo: stock HunyuanVideoTransformer3DModel, which was distilled to take the guidance scale as an input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.attention import Attend
+from ..core.cond import Cond
+from ..core.guided import INPUT
+from .kl_codec import KlCodec
+from .seams import Rope, normed, split_heads
+from .stock import Parts, StockFamily
+from .stock_net import Processor, StockNet
+
+LENGTH = 256  # tokens that the Llama reads, without its template
+SCALE = 6.0  # the guidance scale when none is told: the pipeline's
+
+
+class HunyuanSeam:
+    """Clip and text in one attention. The stock order is clip, text; an `Attend` sees text, clip."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, layer: int, attend: Attend) -> None:
+        self.layer, self.attend = layer, attend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        rows, own = encoder_hidden_states.shape[1], attn.add_q_proj is not None
+
+        def both(clip: nn.Module, text: nn.Module | None, clip_norm: Any, text_norm: Any) -> Tensor:
+            told = normed(text_norm, split_heads((text or clip)(encoder_hidden_states), attn))
+            return torch.cat([told, normed(clip_norm, split_heads(clip(hidden_states), attn))], 2)
+
+        q = both(attn.to_q, attn.add_q_proj, attn.norm_q, attn.norm_added_q if own else attn.norm_q)
+        k = both(attn.to_k, attn.add_k_proj, attn.norm_k, attn.norm_added_k if own else attn.norm_k)
+        v = both(attn.to_v, attn.add_v_proj, None, None)
+        rope = None if image_rotary_emb is None else Rope(image_rotary_emb, rows)
+        mask = None
+        if attention_mask is not None:
+            flat = attention_mask.flatten(1).bool()  # [B, clip + text], or [B, text]
+            if flat.shape[1] == rows:
+                flat = torch.cat([flat.new_ones(len(flat), hidden_states.shape[1]), flat], 1)
+            mask = torch.cat([flat[:, -rows:], flat[:, :-rows]], 1)
+        out = self.attend(self.layer, q, k, v, rope, prefix=rows, mask=mask).transpose(1, 2).flatten(2)
+        told, seen = out.to(hidden_states.dtype).split([rows, out.shape[1] - rows], 1)
+        if getattr(attn, "to_out", None) is not None:
+            seen = attn.to_out[1](attn.to_out[0](seen))
+        if getattr(attn, "to_add_out", None) is not None:
+            told = attn.to_add_out(told)
+        return seen, told
+
+
+class HunyuanNet(StockNet):
+    """Reads "text" [B, L, D], "text.mask" [B, L], "text.pooled" [B, D] and "guidance" [B]."""
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        config = self.model.config
+        return (config.patch_size_t, config.patch_size, config.patch_size)
+
+    @property
+    def takes_scale(self) -> bool:
+        return bool(self.model.config.guidance_embeds)
+
+    def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
+        dtype, f = self.model.dtype, cond.fields
+        return self.model(  # type: ignore[no-any-return]
+            x.to(dtype), timestep.expand(len(x)), self.text(cond), f["text.mask"].to(dtype), f["text.pooled"].to(dtype),
+            guidance=self.scale(x, cond), return_dict=False,
+        )[0]  # fmt: skip
+
+    def text(self, cond: Cond) -> Tensor:
+        return cond.fields["text"].to(self.model.dtype)
+
+    def scale(self, x: Tensor, cond: Cond) -> Tensor | None:
+        """What the network is told of the guidance scale: a thousand times it."""
+        if not self.takes_scale:
+            return None
+        told = cond.fields.get("guidance")
+        return 1000.0 * (x.new_full((len(x),), SCALE) if told is None else told).to(self.model.dtype)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [*self.model.transformer_blocks, *self.model.single_transformer_blocks]
+
+    def attentions(self) -> Sequence[Any]:
+        return [block.attn for block in self.blocks()]
+
+    def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
+        return HunyuanSeam(layer, attend)
+
+    def with_scale_input(self) -> Self:
+        return self if self.takes_scale else super().with_scale_input()
+
+
+class HunyuanFamily(StockFamily):
+    """HunyuanVideoPipeline, guided by the scale it is told."""
+
+    name = "hunyuan"
+    pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideoPipeline",)
+    network = HunyuanNet
+
+    def __init__(self, pipe: Any, negative: str = "") -> None:
+        super().__init__(pipe, negative)
+        if pipe.transformer.config.guidance_embeds:
+            self.guided_by = INPUT
+
+    def make_codec(self) -> KlCodec:
+        config = self.pipe.vae.config
+        return KlCodec(
+            self.pipe.vae, scale=config.scaling_factor, temporal=int(config.temporal_compression_ratio),
+            spatial=int(config.spatial_compression_ratio), multiple=self.network_of().patch[1],
+        )  # fmt: skip
+
+    @property
+    def text_length(self) -> int:
+        return min(LENGTH, int(self.pipe.tokenizer.model_max_length))
+
+    def encode(self, caption: str) -> Parts:
+        text, pooled, mask = self.pipe.encode_prompt(caption, max_sequence_length=self.text_length)
+        return {"text": text, "text.pooled": pooled, "text.mask": mask}
+
+    def set_timesteps(self, scheduler: Any, steps: int, shape: Sequence[int], device: torch.device) -> None:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1], device=device)
