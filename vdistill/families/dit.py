@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
@@ -41,17 +42,23 @@ class DitNet(StockNet):
         return SelfSeam(layer, attend)
 
 
-class SquareCodec(KlCodec):
-    """A codec for a network that makes squares only."""
+class OneSizeCodec(KlCodec):
+    """A codec for a network that makes squares of one size: `side` pixels."""
+
+    side: int
 
     def shape(self, length: int, height: int, width: int) -> tuple[int, int, int, int]:
-        if height != width:
-            raise UserError(f"makes squares, found {height}x{width}", "size")
+        if (height, width) != (self.side, self.side):
+            only = f"{self.side}x{self.side}"
+            raise UserError(f"its pipeline makes {only} only, found {height}x{width}", "size", f"ask for {only}")
         return super().shape(length, height, width)
 
 
 class DitFamily(StockFamily):
-    """DiTPipeline. A caption is the name of a class or its number; several samples may name different ones."""
+    """DiTPipeline. A caption is the name of a class, in letters of any case, or its number.
+
+    Guidance goes without the class, the number behind the last one; as in the pipeline, it guides all latent channels.
+    """
 
     name = "dit"
     pipelines: ClassVar[tuple[str, ...]] = ("DiTPipeline",)
@@ -61,10 +68,12 @@ class DitFamily(StockFamily):
 
     def make_codec(self) -> KlCodec:
         config = self.pipe.vae.config
-        return SquareCodec(
+        codec = OneSizeCodec(
             self.pipe.vae, scale=config.scaling_factor, spatial=2 ** (len(config.block_out_channels) - 1), flat=True,
             multiple=self.network_of().patch[1],
         )  # fmt: skip
+        codec.side = codec.spatial * int(self.pipe.transformer.config.sample_size)
+        return codec
 
     def encode(self, caption: str) -> Parts:
         return {"label": torch.tensor([self.number(caption)])}
@@ -76,8 +85,12 @@ class DitFamily(StockFamily):
         """The class a caption means. UserError for what is none."""
         classes, known = int(self.pipe.transformer.config.num_embeds_ada_norm), self.pipe.labels
         name = caption.strip()
-        found = int(name) if name.isdecimal() else known.get(name)
-        if found is None or not 0 <= found < classes:
-            some = ", ".join(list(known)[:3])
-            raise UserError(f"{name!r} is no class", "caption", f"a number below {classes}, or a name such as {some}")
+        if name.isdecimal():
+            found = int(name)
+        else:
+            found = known.get(name, {k.lower(): v for k, v in known.items()}.get(name.lower(), classes))
+        if found >= classes:
+            near = get_close_matches(name, known) or list(known)[:3]
+            some = f", or a name such as {', '.join(near)}" if near else ""
+            raise UserError(f"{name!r} is no class", "caption", f"a number below {classes}{some}")
         return int(found)

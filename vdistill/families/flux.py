@@ -14,6 +14,7 @@ from ..core.attention import Attend, full
 from ..core.cond import Cond
 from ..core.guided import INPUT
 from .kl_codec import KlCodec
+from .opening import call_defaults
 from .seams import JointSeam
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
@@ -45,15 +46,12 @@ class FluxNet(StockNet):
     def takes_scale(self) -> bool:
         return bool(self.model.config.guidance_embeds) or self.guidance is not None
 
-    def text(self, cond: Cond) -> Tensor:
-        return cond.fields["text"].to(self.model.dtype) if self.model.config.guidance_embeds else super().text(cond)
-
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         text, dtype = self.text(cond), self.model.dtype
         high, wide = x.shape[-2] // 2, x.shape[-1] // 2
         places = torch.cartesian_prod(*(torch.arange(n, device=x.device, dtype=dtype) for n in (1, high, wide)))
         out = self.model(
-            packed(x).to(dtype), text, cond.fields["text.pooled"].to(dtype), timestep / self.clock.steps,
+            packed(x).to(dtype), text, cond.fields["text.pooled"].to(dtype), timestep.to(dtype) / self.clock.steps,
             img_ids=places, txt_ids=places.new_zeros(text.shape[1], 3), guidance=self.scale(x, cond), return_dict=False,
         )[0]  # fmt: skip
         return rearrange(out, "b (h w) (c p q) -> b c 1 (h p) (w q)", h=high, p=2, q=2)
@@ -86,7 +84,8 @@ class FluxNet(StockNet):
 
 
 class FluxFamily(StockFamily):
-    """FluxPipeline: dev takes the scale as an input, schnell knows no guidance."""
+    """FluxPipeline. dev was distilled to take the scale as an input. schnell runs without guidance; a scale above 1 is
+    the pipeline's true_cfg_scale, with the negative prompt in place of the caption."""
 
     name = "flux"
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
@@ -106,6 +105,11 @@ class FluxFamily(StockFamily):
             spatial=2 ** (len(config.block_out_channels) - 1), flat=True, multiple=2,
         )  # fmt: skip
 
+    def defaults(self) -> dict[str, float]:
+        side = self.pipe.default_sample_size * self.pipe.vae_scale_factor
+        own = {} if self.guided_by == INPUT else {"guidance": float(call_defaults(type(self.pipe))["true_cfg_scale"])}
+        return super().defaults() | {"height": side, "width": side} | own
+
     @property
     def text_length(self) -> int:
         return min(LENGTH, int(self.pipe.tokenizer_2.model_max_length))
@@ -121,4 +125,8 @@ class FluxFamily(StockFamily):
         return rearrange(z, "b (h w) (c p q) -> b c 1 (h p) (w q)", h=shape[2] // 2, p=2, q=2)
 
     def set_timesteps(self, scheduler: Any, steps: int, shape: Sequence[int], device: torch.device) -> None:
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.mu_of(shape), device=device)
+        mu = self.mu_of(shape)
+        if scheduler.config.get("use_flow_sigmas"):
+            scheduler.set_timesteps(steps, mu=mu, device=device)
+        else:
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)

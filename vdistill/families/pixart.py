@@ -15,7 +15,6 @@ from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
 
 LENGTHS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # tokens that T5 reads
-SIZED = 128  # the sample_size of networks that are told resolution and aspect ratio
 
 
 class PixArtNet(StockNet):
@@ -41,7 +40,7 @@ class PixArtNet(StockNet):
 
     def sizes(self, x: Tensor) -> dict[str, Tensor | None]:
         """Added conditions of networks that have them: height and width in pixels, and their ratio."""
-        if self.model.config.sample_size != SIZED:
+        if not self.model.use_additional_conditions:
             return {"resolution": None, "aspect_ratio": None}
         height, width = self.side * x.shape[-2], self.side * x.shape[-1]
         told = x.new_tensor([[height, width]], dtype=self.model.dtype).expand(len(x), -1)
@@ -56,7 +55,7 @@ class PixArtNet(StockNet):
 
 
 class PixArtFamily(StockFamily):
-    """Both pipelines, without their binning of resolutions and cleaning of captions."""
+    """Both pipelines, called with use_resolution_binning=False and clean_caption=False."""
 
     name = "pixart"
     pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")

@@ -15,11 +15,11 @@ from .seams import JointSeam
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
 
-LENGTH = 256  # tokens that T5 reads
+LENGTH = 256  # tokens that T5 reads, or, where a folder has none, zeros in their place
 
 
 class Sd3Net(StockNet):
-    """Reads "text" [B, L, D] and "text.pooled" [B, D]."""
+    """Reads "text" [B, L, D], the tokens of both CLIPs and behind them T5's, and "text.pooled" [B, D]."""
 
     text_in = "context_embedder"
 
@@ -37,6 +37,7 @@ class Sd3Net(StockNet):
         return out[1]  # type: ignore[no-any-return]
 
     def attentions(self) -> Sequence[Any]:
+        """Of every block the joint attention; in some blocks of 3.5 medium the picture's own after it."""
         blocks = self.model.transformer_blocks
         return [a for b in blocks for a in (b.attn, getattr(b, "attn2", None)) if a is not None]
 
@@ -45,13 +46,18 @@ class Sd3Net(StockNet):
 
 
 class Sd3Family(StockFamily):
-    """StableDiffusion3Pipeline: two CLIPs side by side, T5 behind them."""
+    """StableDiffusion3Pipeline: two CLIPs side by side, T5 behind them, which a folder may leave out."""
 
     name = "sd3"
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     network = Sd3Net
     image = True
     long_tokenizer = "tokenizer_3"
+
+    def __init__(self, pipe: Any, negative: str = "") -> None:
+        super().__init__(pipe, negative)
+        if pipe.text_encoder_3 is None:
+            self.long_tokenizer = "tokenizer"  # type: ignore[misc]
 
     def make_codec(self) -> KlCodec:
         config = self.pipe.vae.config
@@ -62,12 +68,13 @@ class Sd3Family(StockFamily):
 
     @property
     def text_length(self) -> int:
-        tokenizer = self.pipe.tokenizer_3
-        return LENGTH if tokenizer is None else min(LENGTH, int(tokenizer.model_max_length))
+        """What T5 reads; the CLIPs read the beginning of that. Without a T5, what they read."""
+        return min(LENGTH, int(getattr(self.pipe, self.long_tokenizer).model_max_length))
 
     def encode(self, caption: str) -> Parts:
+        length = LENGTH if self.pipe.text_encoder_3 is None else self.text_length
         text, _, pooled, _ = self.pipe.encode_prompt(
-            caption, None, None, do_classifier_free_guidance=False, max_sequence_length=self.text_length
+            caption, None, None, do_classifier_free_guidance=False, max_sequence_length=length
         )
         return {"text": text, "text.pooled": pooled}
 
