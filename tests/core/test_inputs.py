@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vdistill.core.attention import Attend, full
-from vdistill.core.bank import Bank, BankWriter
+from vdistill.core.bank import Bank, BankWriter, part
 from vdistill.core.cond import Cond
 from vdistill.core.denoiser import Net
 from vdistill.core.errors import UserError
@@ -295,7 +295,7 @@ def test_flipped_bit_is_named_when_the_shard_is_read_and_not_before(tmp_path: Pa
     shard.write_bytes(content)
     bank = Bank.open(tmp_path)
     bank.read([0, 4])
-    with pytest.raises(UserError, match=r"shard-00002.safetensors: shard does not match its digest; delete the bank"):
+    with pytest.raises(UserError, match=r"shard-00002.safetensors: shard does not match its digest; delete that file"):
         bank.read([0, 7])
 
 
@@ -317,6 +317,48 @@ def test_broken_index_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as caught:
             Bank.open(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def make_parts(folder: Path) -> Path:
+    """The bank of `make_bank`, its shards written by two writers in turns."""
+    writers = [BankWriter(part(folder, rank), TIMES) for rank in (0, 1)]
+    for number, first, count in ((0, 0, 4), (2, 5, 3), (1, 4, 1)):
+        writers[number % 2].add(states(first, count), cond(first, count), number)
+    return folder
+
+
+def test_parts_of_several_writers_are_one_bank_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    one, parts = (Bank.open(make(tmp_path / make.__name__)) for make in (make_bank, make_parts))
+    (x, c), (y, d) = (bank.read(range(8)) for bank in (one, parts))
+    assert torch.equal(x, y) and all(torch.equal(c.fields[k], d.fields[k]) for k in c.fields)
+    assert [shard.path.parent.name for shard in parts.shards] == ["part-00000", "part-00001", "part-00000"]
+
+
+def test_of_two_copies_of_a_shard_the_whole_one_with_most_trajectories_counts(tmp_path: Path) -> None:
+    folder = make_parts(tmp_path)
+    other = BankWriter(part(folder, 7), TIMES)
+    other.add(states(0, 2), cond(0, 2), 0)
+    assert len(Bank.open(folder)) == 8
+    (folder / "part-00000" / "shard-00000.safetensors").unlink()
+    assert len(Bank.open(folder)) == 6
+    other.add(states(0, 4), cond(0, 4), 0)  # in place of its own
+    assert len(Bank.open(folder)) == 8 and torch.equal(Bank.open(folder).read([3])[0], states(0, 4)[3:])
+
+
+def test_a_part_with_other_times_is_named(tmp_path: Path) -> None:
+    folder = make_parts(tmp_path)
+    BankWriter(part(folder, 2), (1.0, 0.0)).add(states(0, 1)[:, ::2], cond(0, 1), 9)
+    with pytest.raises(UserError, match=r"part-00002: has times \[1.0, 0.0\], another part \[1.0, 0.5, 0.0\]"):
+        Bank.open(folder)
+
+
+def test_bank_remembers_what_each_trajectory_was_made_from(tmp_path: Path) -> None:
+    writer = BankWriter(tmp_path, TIMES)
+    writer.add(states(0, 2), cond(0, 2), texts=("a cat", "ein Bär"))
+    writer.add(states(2, 1), cond(2, 1), texts=("a dog",))
+    assert Bank.open(tmp_path).texts() == ("a cat", "ein Bär", "a dog")
+    writer.add(states(3, 1), cond(3, 1))
+    assert Bank.open(tmp_path).texts() == ()  # not all of them said
 
 
 def test_writer_refuses_other_times_and_shapes(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 A shard is written aside, flushed and renamed; then index.json, likewise. So a kill at any moment leaves a whole bank of
 the shards before it, and a writer opened again goes on behind them. Reading maps the files into memory.
+
+Several writers share a bank by parts: folders "part-*" inside it, each a bank of its own whose shards bear the numbers
+they have in the whole. Reading takes the shards of all parts in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -22,24 +25,47 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import digest
+from .checkpoint import digest, io_error
 from .cond import Cond
 from .errors import UserError
 from .rng import Rng
 
 INDEX, FORMAT = "index.json", 1
-SHARD = re.compile(r"shard-\d{5}\.safetensors")
+SHARD = re.compile(r"shard-\d{5,9}\.safetensors")
 AGAIN = "delete the bank and make it again"
+REPAIR = "delete that file and run the command that made the bank again"
+TEXTS = "texts"  # key in the metadata of a shard
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of the bank: its name, how many trajectories, bytes, digest."""
+    """One file of the bank: its name, how many trajectories, bytes, digest; folder: where it lies."""
 
     file: str
     count: int
     size: int
     digest: str
+    folder: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.file
+
+    @property
+    def number(self) -> int:
+        """Its place in the whole bank."""
+        return int(re.sub(r"\D", "", self.file))
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with its size, or an empty string."""
+        size = self.path.stat().st_size if self.path.is_file() else None
+        return "" if size == self.size else "is missing" if size is None else f"has {size} bytes, expected {self.size}"
+
+
+def part(folder: Path, number: int) -> Path:
+    """Where writer `number` of several keeps its shards of the bank in `folder`."""
+    return folder / f"part-{number:05d}"
 
 
 def _flush(path: Path) -> None:
@@ -68,7 +94,7 @@ def _index(folder: Path) -> tuple[tuple[float, ...], tuple[Shard, ...]]:
     try:
         found: dict[str, Any] = json.loads((folder / INDEX).read_text())
         times = tuple(float(t) for t in found["times"])
-        shards = tuple(Shard(str(f), int(n), int(size), str(code)) for f, n, size, code in found["shards"])
+        shards = tuple(Shard(str(f), int(n), int(size), str(code), folder) for f, n, size, code in found["shards"])
         known = found["format"] == FORMAT
     except OSError as error:
         raise UserError(f"not a trajectory bank: no readable {INDEX}", str(folder)) from error
@@ -80,6 +106,27 @@ def _index(folder: Path) -> tuple[tuple[float, ...], tuple[Shard, ...]]:
     if odd or not times:
         raise UserError(f"the index of the bank is damaged {odd[:1]}", str(folder / INDEX), AGAIN)
     return times, shards
+
+
+def written(folder: Path) -> tuple[tuple[float, ...], dict[int, Shard]]:
+    """(times, number -> shard) of a bank and its parts so far; () where nothing is written yet.
+
+    Of several copies of a shard the whole one with most trajectories counts. UserError for a damaged index.
+    """
+    times: tuple[float, ...] = ()
+    best: dict[int, Shard] = {}
+    for place in (folder, *sorted(folder.glob("part-*"))):
+        if not (place / INDEX).exists():
+            continue
+        found, shards = _index(place)
+        if times and found != times:
+            raise UserError(f"has times {list(found)}, another part {list(times)}", str(place), AGAIN)
+        times = found
+        for shard in shards:
+            known = best.get(shard.number)
+            if known is None or (not shard.damage, shard.count) > (not known.damage, known.count):
+                best[shard.number] = shard
+    return times, dict(sorted(best.items()))
 
 
 class BankWriter:
@@ -108,22 +155,28 @@ class BankWriter:
     def count(self) -> int:
         return sum(shard.count for shard in self.shards)
 
-    def add(self, states: Tensor, cond: Cond) -> None:
-        """Write one shard. states: [n, K, C, T, ...], K = number of times; cond: of those n.
+    def add(self, states: Tensor, cond: Cond, number: int | None = None, texts: Sequence[str] = ()) -> None:
+        """Write one shard. states: [n, K, C, T, ...], K = number of times; cond: of those n; number: its place in the
+        whole bank, the next one when left out, and a shard that had it is replaced; texts: what each was made from.
 
-        OSError (disk full) passes through and leaves the bank as it was.
+        OSError (disk full) passes through and leaves the bank as it was, but for a shard to be replaced.
         """
         if states.ndim < 3 or states.shape[1] != len(self.times) or not len(states):
             raise ValueError(f"states must be [n, {len(self.times)}, ...], found {tuple(states.shape)}")
-        path = self.folder / f"shard-{len(self.shards):05d}.safetensors"
+        if number is None:
+            number = 1 + max((shard.number for shard in self.shards), default=-1)
+        others = tuple(shard for shard in self.shards if shard.number != number)
+        if others != self.shards:
+            self._publish(others)
+        path = self.folder / f"shard-{number:05d}.safetensors"
         scratch = self.folder / f".tmp-{path.name}"
         try:
-            save_file(_keyed(states, cond), scratch)
-            shard = Shard(path.name, len(states), scratch.stat().st_size, digest(scratch))
+            save_file(_keyed(states, cond), scratch, {TEXTS: json.dumps([*texts])} if texts else None)
+            shard = Shard(path.name, len(states), scratch.stat().st_size, digest(scratch), self.folder)
             _settle(path, scratch)
             self._publish((*self.shards, shard))
         except safetensors.SafetensorError as error:  # its I/O errors are not OSErrors
-            raise OSError(f"cannot write {path}: {error}") from error
+            raise io_error(error, path) from error
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -146,20 +199,20 @@ class Bank:
     times: tuple[float, ...]
     shards: tuple[Shard, ...]
     _ends: tuple[int, ...] = ()
-    _checked: set[str] = field(default_factory=set, compare=False)
+    _checked: set[Path] = field(default_factory=set, compare=False)
 
     @classmethod
     def open(cls, folder: Path) -> Bank:
         """UserError, naming the file, for a bank that is missing, empty or not whole."""
-        times, shards = _index(folder)
+        times, found = written(folder)
+        if not times:
+            raise UserError(f"not a trajectory bank: no {INDEX}", str(folder))
+        shards = tuple(found.values())
         if not shards:
             raise UserError("the bank is empty", str(folder), "write trajectories to it first")
         for shard in shards:
-            path = folder / shard.file
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.size:
-                found = "is missing" if size is None else f"has {size} bytes, expected {shard.size}"
-                raise UserError(f"shard {found}", str(path), AGAIN)
+            if shard.damage:
+                raise UserError(f"shard {shard.damage}", str(shard.path), REPAIR)
         return cls(folder, times, shards, tuple(accumulate(shard.count for shard in shards)))
 
     def __len__(self) -> int:
@@ -200,14 +253,22 @@ class Bank:
         """n trajectories, drawn with replacement by the named draw."""
         return self.read([int(i) for i in rng.integers(name, (n,), len(self))])
 
+    def texts(self) -> tuple[str, ...]:
+        """What every trajectory was made from, in order; empty where that was not written."""
+        found: list[str] = []
+        for shard in self.shards:
+            with safe_open(shard.path, "pt") as file:
+                found += json.loads((file.metadata() or {}).get(TEXTS, "[]"))
+        return tuple(found) if len(found) == len(self) else ()
+
     def _sound(self, shard: Shard) -> Path:
-        path = self.folder / shard.file
-        if shard.file not in self._checked:
+        path = shard.path
+        if path not in self._checked:
             try:
                 sound = digest(path) == shard.digest
             except OSError as error:
                 raise UserError(f"shard cannot be read ({error.strerror})", str(path), AGAIN) from error
             if not sound:
-                raise UserError("shard does not match its digest", str(path), AGAIN)
-            self._checked.add(shard.file)
+                raise UserError("shard does not match its digest", str(path), REPAIR)
+            self._checked.add(path)
         return path
