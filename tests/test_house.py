@@ -113,6 +113,11 @@ def test_no_weights_are_pickled() -> None:
     assert [relative(f) for f in (ROOT / "vdistill").rglob("*") if f.suffix in pickled] == []
 
 
+def test_the_table_of_families_is_what_the_contract_test_found() -> None:
+    done = subprocess.run([sys.executable, "tools/make_matrix.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_shipped_weights_are_small_and_carry_a_card() -> None:
     weights = list((ROOT / "vdistill").glob("assets/**/*.safetensors"))
     assert sum(f.stat().st_size for f in weights) <= 12e6
