@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..core.attention import Attend
 from ..core.cond import Cond
-from ..core.errors import UserError
-from .kl_codec import KlCodec
+from .cogvideox_codec import CogCodec
 from .seams import Rope, normed, split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
@@ -102,58 +101,6 @@ class CogNet(StockNet):
         return CogSeam(layer, attend)
 
 
-class CogCodec(KlCodec):
-    """Clips of 1.5 carry copies of their first latent frame in front, to fill its temporal patch; they are not decoded.
-
-    spare: how many.
-    """
-
-    def __init__(self, vae: Any, *, spare: int, **more: Any) -> None:
-        super().__init__(vae, **more)
-        self.spare = spare
-
-    def shape(self, length: int, height: int, width: int) -> tuple[int, int, int, int]:
-        channels, frames, high, wide = super().shape(length, height, width)
-        if (frames - 1) % (self.spare + 1):
-            step = self.temporal * (self.spare + 1)
-            near = 1 + (length - 1) // step * step
-            raise UserError(f"{length} frames do not fit: they must be 1 + k * {step}", "size", f"try {near}")
-        return channels, frames + self.spare, high, wide
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        z = super().encode(pixels)
-        return torch.cat([*[z[:, :, :1]] * self.spare, z], 2)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return super().decode(latents[:, :, self.spare :])
-
-    def stream(self) -> Callable[[Tensor], Tensor]:
-        """Exact where the first chunk has 2 or 3 latent frames (and the spare ones) and the others even numbers: the
-        VAE normalises over the chunks of its own decoding."""
-        return _CogStream(self)
-
-
-class _CogStream:
-    def __init__(self, codec: CogCodec) -> None:
-        self.codec, self.first, self.memory = codec, True, None
-
-    @torch.no_grad()
-    def __call__(self, latents: Tensor) -> Tensor:
-        codec, vae = self.codec, self.codec.vae
-        latents = latents[:, :, codec.spare :] if self.first else latents
-        odd = latents.shape[2] % 2
-        if odd and not self.first:
-            raise UserError(f"a chunk of {latents.shape[2]} latent frames; after the first they must be even", "stream")
-        z, out = (latents / float(vae.config.scaling_factor)).to(vae.dtype), []
-        z = z if vae.post_quant_conv is None else vae.post_quant_conv(z)
-        cuts = [0, *range(2 + odd, z.shape[2], 2), z.shape[2]]
-        for start, end in zip(cuts, cuts[1:], strict=False):
-            frames, self.memory = vae.decoder(z[:, :, start:end], conv_cache=self.memory)
-            out.append(frames)
-        self.first = False
-        return torch.cat(out, 2).float().clamp(-1, 1)
-
-
 class CogVideoXFamily(StockFamily):
     """dynamic_guidance: grow the scale on the way, as the pipeline does with use_dynamic_cfg."""
 
@@ -162,11 +109,19 @@ class CogVideoXFamily(StockFamily):
     network = CogNet
 
     def make_codec(self) -> CogCodec:
-        vae, patch = self.pipe.vae, self.network_of().patch
+        vae, patch, config = self.pipe.vae, self.network_of().patch, self.pipe.transformer.config
+        learned = bool(config.use_learned_positional_embeddings)
+        bounded = learned or (config.use_rotary_positional_embeddings and config.patch_size_t is not None)
         return CogCodec(
             vae, scale=vae.config.scaling_factor, temporal=int(vae.config.temporal_compression_ratio),
-            spatial=2 ** (len(vae.config.block_out_channels) - 1), multiple=patch[1], spare=patch[0] - 1,
+            spatial=2 ** (len(vae.config.block_out_channels) - 1), multiple=patch[1], spare=patch[0] - 1, only=learned,
+            most=(int(config.sample_height), int(config.sample_width)) if bounded else None,
         )  # fmt: skip
+
+    def defaults(self) -> dict[str, float]:
+        config, side = self.pipe.transformer.config, self.codec.spatial
+        size = {"height": side * int(config.sample_height), "width": side * int(config.sample_width)}
+        return super().defaults() | size | {"frames": int(config.sample_frames)}
 
     @property
     def text_length(self) -> int:
@@ -184,7 +139,8 @@ class CogVideoXFamily(StockFamily):
             return super().from_image(image, shape)
         vae, posterior = self.pipe.vae, self.pipe.vae.encode(image[:, :, None].to(self.pipe.vae.dtype)).latent_dist
         z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
-        z = z / vae.config.scaling_factor if vae.config.invert_scale_latents else z * vae.config.scaling_factor
+        scale = vae.config.scaling_factor
+        z = z * (1 / scale if vae.config.invert_scale_latents else scale)
         return {"first": torch.cat([z, z.new_zeros(len(z), z.shape[1], shape[1] - 1, *z.shape[3:])], 2)}
 
     def pack(self, x: Tensor) -> Tensor:
@@ -210,6 +166,6 @@ class CogVideoXFamily(StockFamily):
         return z
 
     def scale_at(self, scale: float, timestep: float, steps: int) -> float:
-        if not self.dynamic_guidance:
+        if not self.dynamic_guidance or scale <= 1:  # up to 1 the pipeline runs without guidance
             return scale
         return 1 + scale * (1 - math.cos(math.pi * ((steps - timestep) / steps) ** 5.0)) / 2

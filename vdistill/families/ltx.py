@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -134,6 +134,11 @@ class LtxCodec(KlCodec):
     decode_timestep: float = 0.0
     decode_noise: float | None = None
 
+    def normalised(self, z: Tensor) -> Tensor:
+        """Latents of the VAE's z."""
+        scale, shift = self._pair(z)
+        return (z - shift) * scale
+
     def raw_decode(self, z: Tensor) -> Tensor:
         told = None
         if self.vae.config.timestep_conditioning:
@@ -142,7 +147,7 @@ class LtxCodec(KlCodec):
             if share:
                 noise = torch.stack([source_of(each).normal("decode", each.shape, like=each) for each in z])
                 z = (1 - share) * z + share * noise
-        with settled_draws(z.device):
+        with settled_draws(z.device) if any(self.vae.config.decoder_inject_noise) else nullcontext():
             return self.vae.decode(z, told, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
@@ -202,8 +207,7 @@ class LtxFamily(StockFamily):
         assert isinstance(codec, LtxCodec)
         posterior = vae.encode(image[:, :, None].to(vae.device, vae.dtype)).latent_dist
         z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
-        scale, shift = codec._pair(z)
-        return {"first": (z - shift) * scale}
+        return {"first": codec.normalised(z)}
 
     def pack(self, x: Tensor) -> Tensor:
         return x[:, :, 1:] if self.needs_image else packed(x)
