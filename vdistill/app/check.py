@@ -15,6 +15,7 @@ from ..core.errors import UserError
 from .config import checked, missing_paths, tree_of
 from .config_faults import UNIONS
 from .schema import Config
+from .schema_family import FamilyStock
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,11 +41,31 @@ def check(path: Path, overrides: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    for fault in missing_paths(config, tree):
+    missing = missing_paths(config, tree)
+    for fault in missing:
         print(f"note: {fault}", file=sys.stderr)
+    if isinstance(config.family, FamilyStock) and not any(fault.key == "family.path" for fault in missing):
+        try:
+            look_into(config.family)
+        except UserError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 2
     parts = ", ".join(part.name for part in (config.method, config.family, config.data, config.scope))
     print(f"{path}: ok ({parts}; {config.train.steps} steps x {config.train.batch * config.train.micro} samples)")
     return 0
+
+
+def look_into(f: FamilyStock) -> None:
+    """Open a published teacher without its weights. UserError for a folder, a scheduler or a size that does not fit."""
+    from .models import clip_shape, hollow_model, random_model
+
+    if f.random_tiny:
+        import torch
+
+        family = random_model(f.random_tiny, f.name, 0, torch.float32, "")
+    else:
+        family = hollow_model(f.path or "", f.name)
+    clip_shape(family, *f.clip)
 
 
 def key_lines() -> Iterator[str]:

@@ -12,8 +12,9 @@ import torch
 
 from ..core import checkpoint
 from ..core.errors import UserError
-from ..families.opening import INDEX, pipeline_class
+from ..families.opening import INDEX, pipeline_class, quiet
 from ..families.random_tiny import random_tiny
+from ..families.skeleton import skeleton
 from ..families.stock import StockFamily
 from .about import FILE, OWN, About, about
 from .catalog import FAMILIES, PIPELINES, find
@@ -63,6 +64,19 @@ def open_model(
     family: the one it must be of; any when left out. dtype, negative: as StockFamily.load takes them.
     """
     folder = model_folder(name)
+    opened: StockFamily = find(FAMILIES, family_of(folder, family)).load(folder, dtype, negative)
+    return opened
+
+
+def hollow_model(name: str | Path, family: str | None = None) -> StockFamily:
+    """The same without weights or encoders: its sizes are right. UserError for what would not open."""
+    folder = model_folder(name)
+    opened: StockFamily = find(FAMILIES, family_of(folder, family))(skeleton(folder))
+    return opened
+
+
+def family_of(folder: Path, family: str | None = None) -> str:
+    """Name of the family that opens a folder. UserError when there is none, or it is not the one asked for."""
     if (folder / "analytic.json").is_file():
         raise UserError("is a student of the analytic family, which makes points, not clips", str(folder))
     kind = pipeline_class(folder)
@@ -70,8 +84,7 @@ def open_model(
         raise UserError(f"wrong family: holds a {kind}; known are {', '.join(PIPELINES)}", str(folder / INDEX))
     if family not in (None, PIPELINES[kind]) and (family, kind) != ("tiny", "WanPipeline"):
         raise UserError(f"wrong family: holds a {kind}, that is {PIPELINES[kind]}, not {family}", str(folder))
-    opened: StockFamily = find(FAMILIES, PIPELINES[kind]).load(folder, dtype, negative)
-    return opened
+    return PIPELINES[kind]
 
 
 def about_model(family: StockFamily, folder: Path) -> About:
@@ -83,6 +96,7 @@ def about_model(family: StockFamily, folder: Path) -> About:
 
 def random_model(variant: str, family: str, seed: int, dtype: torch.dtype, negative: str) -> StockFamily:
     """Tiny random weights of a published pipeline's classes. UserError for a variant that is none of `family`."""
+    quiet()
     pipe = random_tiny(variant, seed)
     if dtype != torch.float32:
         pipe = pipe.to(dtype)

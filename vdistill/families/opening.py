@@ -21,6 +21,13 @@ from ..core.errors import UserError
 INDEX = "model_index.json"
 
 
+def quiet() -> None:
+    """No progress bars and no chatter of the libraries."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
 def pipeline_class(folder: Path) -> str:
     """The pipeline class a folder names. UserError for a folder without a readable index."""
     index = folder / INDEX
@@ -45,9 +52,7 @@ def open_pipeline(folder: Path, classes: Sequence[str], family: str, dtype: torc
         raise UserError(f"wrong family: holds a {kind}, {family} opens {', '.join(classes)}", str(folder))
     check_parts(folder)
     check_weights(folder)
-    for quiet in (diffusers_logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
+    quiet()
     stock = getattr(import_module("diffusers"), kind)
     try:
         pipe = stock.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
