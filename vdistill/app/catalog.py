@@ -74,6 +74,7 @@ SCHEDULES = ("rf", "vp", "trig", "edm")
 COMMANDS = {
     "demo": ("vdistill.app.demo", "distil the shipped teacher on this machine and write a report to look at"),
     "prepare": ("vdistill.app.prepare", "turn your own videos, images or prompts into training data"),
+    "bank": ("vdistill.app.bank", "write a teacher's trajectories to disk, for training that needs no teacher passes"),
     "train": ("vdistill.app.train", "train a teacher or distil a student, as a config says"),
     "check": ("vdistill.app.check", "say everything that is wrong with a config"),
     "sample": ("vdistill.app.sample", "make clips from captions with any model"),

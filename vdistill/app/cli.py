@@ -101,6 +101,12 @@ def _export(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _bank(p: argparse.ArgumentParser) -> None:
+    from .bank import arguments
+
+    arguments(p)
+
+
 def _convert(p: argparse.ArgumentParser) -> None:
     from .convert import arguments
 
@@ -138,6 +144,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "sample": _sample,
     "eval": _eval,
     "export": _export,
+    "bank": _bank,
     "convert": _convert,
     "doctor": _doctor,
 }
