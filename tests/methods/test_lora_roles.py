@@ -88,3 +88,22 @@ def test_checkpointed_adapters_get_the_gradients_of_plain_ones() -> None:
         grads.append([p.grad.clone() for p in roles.modules["student"].parameters()])
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads, strict=True))
     assert max(g.abs().max() for g in grads[0]) > 1e-6
+
+
+def test_a_checkpointed_block_meets_the_seam_it_met_forward() -> None:
+    from vdistill.core.attention import full
+    from vdistill.core.scope import recomputed
+    from vdistill.families.memory import checkpoint_gradients
+
+    def blind(layer: int, q: Tensor, k: Tensor, v: Tensor, rope: object, **more: object) -> Tensor:
+        return full(layer, q, k * 0, v, None)
+
+    grads = []
+    for twice in (False, True):
+        family = tiny_family()
+        if twice:
+            checkpoint_gradients(family.network_of().parts, recomputed)
+        x, t = torch.randn(1, 768, 2, 2, 2, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
+        family.net.x0(x, t, family.text(["a red square"]), attend=blind).square().mean().backward()
+        grads.append([p.grad.clone() for p in family.net.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads, strict=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -136,16 +136,19 @@ def answer(layers: Sequence[BaseTunerLayer], adapter: str | None) -> None:
         p.requires_grad_(flag)
 
 
-def recomputed(block: nn.Module, *args: Any) -> Any:
-    """A block whose activations are computed again in the backward pass, by the role that ran it forward."""
-    role = PLAYING.get()
+def recomputed(block: nn.Module, *args: Any, run: Callable[..., Any] | None = None) -> Any:
+    """A block whose activations are computed again in the backward pass, by the role that ran it forward.
+
+    run: what is called in its place, both times.
+    """
+    role, run = PLAYING.get(), run or block
     if role is None:
-        return checkpoint(block, *args, use_reentrant=False)
+        return checkpoint(run, *args, use_reentrant=False)
     layers = [m for m in block.modules() if isinstance(m, BaseTunerLayer)]
 
     def as_then(*inputs: Any) -> Any:
         answer(layers, role.adapter)
-        return block(*inputs)
+        return run(*inputs)
 
     return checkpoint(as_then, *args, use_reentrant=False)
 

@@ -27,11 +27,30 @@ def set_backend(parts: Mapping[str, Any], name: str) -> None:
 
 
 def checkpoint_gradients(parts: Mapping[str, Any], how: Callable[..., Any]) -> None:
-    """Compute activations twice. how: (block, *its arguments) -> its output. UserError for a network that cannot."""
+    """Compute activations twice. how: (block, *its arguments, run=) -> what `run` gives for them, twice where needed.
+
+    The second time the attention seam is what it was the first. UserError for a network that cannot.
+    """
+
+    def again(block: Any, *args: Any) -> Any:
+        held = [(module, module.processor) for module in block.modules() if hasattr(module, "processor")]
+
+        def as_then(*inputs: Any) -> Any:
+            now = [module.processor for module, _ in held]
+            for module, processor in held:
+                module.processor = processor
+            try:
+                return block(*inputs)
+            finally:
+                for (module, _), processor in zip(held, now, strict=True):
+                    module.processor = processor
+
+        return how(block, *args, run=as_then)
+
     for module in parts.values():
         if not getattr(module, "_supports_gradient_checkpointing", False):
             raise UserError(f"{type(module).__name__} cannot do that", "train.gradient_checkpointing", "leave it out")
-        module.enable_gradient_checkpointing(how)
+        module.enable_gradient_checkpointing(again)
 
 
 def store_in_8_bits(parts: Mapping[str, Any], dtype: torch.dtype) -> None:

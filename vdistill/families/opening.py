@@ -55,7 +55,8 @@ def open_pipeline(folder: Path, classes: Sequence[str], family: str, dtype: torc
     quiet()
     stock = getattr(import_module("diffusers"), kind)
     try:
-        pipe = stock.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
+        absent = {k: None for k, v in json.loads((folder / INDEX).read_text()).items() if v == [None, None]}
+        pipe = stock.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype, **absent)
     except Exception as error:  # the library raises many kinds; each means the folder is not a whole pipeline
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"does not open as a {kind} ({first[:200]})", str(folder)) from error

@@ -57,7 +57,7 @@ class Sd3Family(StockFamily):
     def __init__(self, pipe: Any, negative: str = "") -> None:
         super().__init__(pipe, negative)
         if pipe.text_encoder_3 is None:
-            self.long_tokenizer = "tokenizer"  # type: ignore[misc]
+            self.long_tokenizer = "tokenizer"
 
     def make_codec(self) -> KlCodec:
         config = self.pipe.vae.config

@@ -51,7 +51,7 @@ class StockFamily:
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     guided_by: str = "text"
     """The condition guidance goes without; "guidance" where the network was distilled to take the scale."""
-    long_tokenizer: ClassVar[str] = "tokenizer"
+    long_tokenizer: str = "tokenizer"
     """Attribute of the pipeline: the tokenizer whose encoder reads the longest captions."""
     image: ClassVar[bool] = False
     """Whether it makes images: clips of one frame."""
