@@ -16,6 +16,7 @@ from vdistill.app.generate import Plan, guided, latents
 from vdistill.app.schema import Config
 from vdistill.core.attention import full
 from vdistill.core.engine import Cadence, Engine, Report
+from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.core.scope import Lora, lora_roles, merged
 from vdistill.core.step import Batch
@@ -186,3 +187,27 @@ def config_of(c: Case, method: dict[str, Any]) -> Config:
             "train": {"steps": 3, "batch": 1},
         }
     )  # fmt: skip
+
+
+@every
+def test_a_scale_that_became_an_input_changes_nothing_at_first_and_can_be_fixed(variant: str) -> None:
+    c = case(variant)
+    network = c.family.network_of()
+    if not network.can_take_scale:
+        with pytest.raises(UserError, match="no place for a guidance scale"):
+            network.with_scale_input()
+        return
+    x, t, told = c.noise(), torch.tensor([0.7]), c.cond.with_field("guidance", torch.tensor([4.0]))
+    before = c.family.net.x0(x, t, told)
+    taking = network.with_scale_input()
+    assert taking.takes_scale and apart(c.family.as_net(taking).x0(x, t, told), before) <= CLOSE
+    module = taking.scale_module()
+    if module is None:  # the network's own input
+        return
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(0))
+    want = c.family.as_net(taking).x0(x, t, told)
+    assert apart(want, before) > 1e-4
+    fixed = taking.with_fixed_scale(4.0)
+    if taking.scale_is_ours or fixed is not taking:
+        assert apart(c.family.as_net(fixed).x0(x, t, c.cond), want) <= CLOSE

@@ -55,7 +55,7 @@ def export_pipeline(source: Path, out: Path, known: About, scale: float | None, 
     """All weights, as a stock pipeline. scale: fixes a guidance input for good."""
     family = open_model(source)
     net = family.net
-    takes_scale = family.network_of().guidance is not None
+    takes_scale = family.network_of().scale_is_ours
     if scale is not None and not takes_scale:
         raise UserError("this model does not take the guidance scale as an input", "--guidance", "leave it out")
     if takes_scale:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from ..core.cond import Cond
@@ -19,6 +20,23 @@ class MotionNet(UNetNet):
         return self.model(  # type: ignore[no-any-return]
             x.to(self.model.dtype), timestep, text, timestep_cond=self.scale(cond), return_dict=False
         )[0]
+
+    @property
+    def scale_is_ours(self) -> bool:
+        return self.takes_scale
+
+    def with_fixed_scale(self, scale: float) -> Self:
+        """What the embedding of the scale adds to that of the time goes through a linear layer next: into its bias."""
+        embedding = self.model.time_embedding
+        if self.takes_scale:
+            with torch.no_grad():
+                told = Cond({"guidance": torch.tensor([scale], device=embedding.linear_1.weight.device)})
+                wave = self.scale(told)
+                assert wave is not None
+                embedding.linear_1.bias += embedding.linear_1.weight @ embedding.cond_proj(wave)[0]
+            embedding.cond_proj = None
+            self.model.register_to_config(time_cond_proj_dim=None)
+        return self
 
     def taps(self, x: Tensor, t: Tensor, cond: Cond, layers: Sequence[int]) -> list[Tensor]:
         found = super().taps(x, t, cond, layers)  # [B T, N, C]

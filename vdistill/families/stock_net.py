@@ -68,6 +68,11 @@ class StockNet(nn.Module):
         return self.guidance is not None
 
     @property
+    def scale_is_ours(self) -> bool:
+        """Whether the stock pipeline would not tell the network its scale, so that an export must fix it."""
+        return self.guidance is not None
+
+    @property
     def can_take_scale(self) -> bool:
         """Whether there is a place for the guidance scale as an input."""
         return self.takes_scale or self.text_in is not None
@@ -160,7 +165,7 @@ class StockNet(nn.Module):
         """
         if self.takes_scale:
             return self
-        layer = self._text_layer()
+        layer = self._text_layer(self.model)
         return self.again(GuidanceEmbedding(layer.in_features))
 
     def again(self, guidance: GuidanceEmbedding | None) -> Self:
@@ -179,17 +184,18 @@ class StockNet(nn.Module):
         """
         if self.guidance is None:
             return self
-        first = self._text_layer()
-        with torch.no_grad():
-            shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
-            first.bias.add_(first.weight @ shift.to(first.weight.dtype))
+        for module in self.parts.values():
+            first = self._text_layer(module)
+            with torch.no_grad():
+                shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
+                first.bias.add_(first.weight @ shift.to(first.weight.dtype))
         return self.again(None)
 
-    def _text_layer(self) -> nn.Linear:
+    def _text_layer(self, module: nn.Module) -> nn.Linear:
         if self.text_in is None:
             raise UserError(
                 f"{type(self.model).__name__} has no place for a guidance scale", "method", "fix it: low = high"
             )
-        layer = self.model.get_submodule(self.text_in)
+        layer = module.get_submodule(self.text_in)
         assert isinstance(layer, nn.Linear)
         return layer
