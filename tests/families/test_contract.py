@@ -18,8 +18,9 @@ from vdistill.core.attention import full
 from vdistill.core.engine import Cadence, Engine, Report
 from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
-from vdistill.core.scope import Lora, lora_roles, merged
+from vdistill.core.scope import Lora, lora_roles, merged, recomputed
 from vdistill.core.step import Batch
+from vdistill.families import memory
 
 every = pytest.mark.parametrize("variant", REGISTERED)
 
@@ -211,3 +212,42 @@ def test_a_scale_that_became_an_input_changes_nothing_at_first_and_can_be_fixed(
     fixed = taking.with_fixed_scale(4.0)
     if taking.scale_is_ours or fixed is not taking:
         assert apart(c.family.as_net(fixed).x0(x, t, c.cond), want) <= CLOSE
+
+
+@every
+def test_activations_computed_twice_give_the_same_gradients(variant: str) -> None:
+    grads = []
+    for twice in (False, True):
+        c = case(variant)
+        roles = lora_roles(c.family.net, ["student"], Lora(2, None, c.family.lora_targets))
+        if twice:
+            memory.checkpoint_gradients(c.family.network_of().parts, recomputed)
+        for n, p in enumerate(roles.modules["student"].requires_grad_(True).parameters()):
+            torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(n))
+        roles.denoisers["student"].x0(c.noise(), torch.tensor([0.9]), c.cond).square().mean().backward()
+        grads.append([p.grad for p in roles.modules["student"].parameters()])
+    assert all((a is None and b is None) or apart(b, a) <= CLOSE for a, b in zip(*grads, strict=True))
+    assert any(g is not None and g.abs().max() > 0 for g in grads[0])
+
+
+@every
+def test_another_attention_backend_answers_the_same_and_a_missing_one_is_one_line(variant: str) -> None:
+    c, t = case(variant), torch.tensor([0.9])
+    want = c.family.net.x0(c.noise(), t, c.cond)
+    memory.set_backend(c.family.network_of().parts, "_native_math")
+    assert apart(c.family.net.x0(c.noise(), t, c.cond), want) <= CLOSE
+    with pytest.raises(UserError, match="does not run here"):
+        memory.set_backend(c.family.network_of().parts, "flash")
+
+
+@every
+def test_weights_in_8_bits_take_less_and_answer_nearly_the_same(variant: str) -> None:
+    c, t = case(variant), torch.tensor([0.9])
+    want, full_size = c.family.net.x0(c.noise(), t, c.cond), size_of(c)
+    memory.store_in_8_bits(c.family.network_of().parts, torch.float32)
+    assert size_of(c) < 0.999 * full_size  # some tiny networks are mostly layers that diffusers keeps whole
+    assert 0 < (c.family.net.x0(c.noise(), t, c.cond) - want).std() < 0.3 * want.std()
+
+
+def size_of(c: Case) -> int:
+    return sum(p.numel() * p.element_size() for p in c.family.network_of().parameters())
