@@ -146,7 +146,8 @@ def test_the_seam_gets_nothing_rotated() -> None:
 
     # the same content at every position: before rotation all rows are one row
     flat, t = torch.ones(1, *c.shape), torch.tensor([0.5])
-    assert apart(c.family.net.x0(flat, t, c.cond, attend=attend), c.family.net.x0(flat, t, c.cond)) <= CLOSE
+    for x in (flat, c.noise()):
+        assert apart(c.family.net.x0(x, t, c.cond, attend=attend), c.family.net.x0(x, t, c.cond)) <= CLOSE
     k, more = found[0]
     assert k.shape[2] == c.shape[1] * c.shape[2] * c.shape[3] and more == {}
     assert apart(k, k[:, :, :1].expand_as(k)) < CLOSE
