@@ -31,6 +31,7 @@ PIPELINES = {
     "CogVideoXPipeline": "cogvideox",
     "CogVideoXImageToVideoPipeline": "cogvideox",
     "LTXPipeline": "ltx",
+    "LTXImageToVideoPipeline": "ltx",
     "HunyuanVideoPipeline": "hunyuan",
     "HunyuanVideo15Pipeline": "hunyuan15",
     "StableDiffusionPipeline": "sd",

@@ -135,6 +135,7 @@ def clip_of(built: Built, config: Config) -> tuple[int, int, int]:
         assert not isinstance(config.family, FamilyAnalytic)
         return config.family.clip
     _, frames, height, width = data.shape
+    frames -= getattr(family.codec, "spare", 0)  # latent frames that only fill a patch
     return 1 + (frames - 1) * family.codec.temporal, height * family.codec.spatial, width * family.codec.spatial
 
 
