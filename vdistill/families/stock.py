@@ -29,7 +29,7 @@ from .clock import PREDICTS, Clock, clock_of, mu_for, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
 from .lora_file import LORA_FILE, attach_lora, check_lora
-from .opening import call_defaults, open_pipeline
+from .opening import INDEX, call_defaults, open_pipeline
 from .stock_net import StockNet
 
 GUIDANCE_FILE = "guidance_embedding.safetensors"
@@ -278,7 +278,7 @@ class StockFamily:
             changed["scheduler"] = self.few_step_scheduler(net, times)
         pipe.register_modules(**changed)
         pipe.save_pretrained(folder)
-        for config in folder.glob("*/config.json"):  # the library notes where it read a part; nobody else has that path
+        for config in (*folder.glob("*/config.json"), folder / INDEX):  # the library notes where it read a part; nobody else has that path
             kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
             config.write_text(json.dumps(kept, indent=2) + "\n")
         if isinstance(network.guidance, GuidanceEmbedding):
