@@ -72,8 +72,6 @@ class RememberedText:
         if caption in self._known:
             self._known.move_to_end(caption)
             return self._known[caption]
-        if not self._known:
-            self.text([""])  # an encoder that remembers its null would otherwise make it beside the first caption
         cond = self.text([caption])
         self._known[caption] = cond
         self.size += _bytes(cond)
