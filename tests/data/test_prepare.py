@@ -328,11 +328,11 @@ def test_captions_are_encoded_alone_once_and_within_bounds() -> None:
 
     remembered = RememberedText(noted, limit=8)  # two captions of four bytes
     assert remembered(["a", "bb", "a"]).fields["text"].flatten().tolist() == [1, 2, 1]
-    assert asked == [[""], ["a"], ["bb"]]
+    assert asked == [["a"], ["bb"]]
     remembered(["ccc"])  # "bb" goes: "a" was used after it
     assert remembered.size == 8
     remembered(["a", "ccc", "bb"])
-    assert asked == [[""], ["a"], ["bb"], ["ccc"], ["bb"]]
+    assert asked == [["a"], ["bb"], ["ccc"], ["bb"]]
 
 
 def test_prompts_alone_become_data_without_clips(tmp_path: Path) -> None:
