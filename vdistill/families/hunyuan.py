@@ -13,6 +13,7 @@ from ..core.attention import Attend
 from ..core.cond import Cond
 from ..core.guided import INPUT
 from .kl_codec import KlCodec
+from .opening import call_defaults
 from .seams import Rope, normed, split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
@@ -66,6 +67,10 @@ class HunyuanSeam:
 class HunyuanNet(StockNet):
     """Reads "text" [B, L, D], "text.mask" [B, L], "text.pooled" [B, D] and "guidance" [B]."""
 
+    text_in = "context_embedder.proj_in"
+    text_mean_in = "context_embedder.time_text_embed.text_embedder.linear_1"
+    """The linear layer that the mean of the text tokens goes through."""
+
     @property
     def patch(self) -> tuple[int, int, int]:
         config = self.model.config
@@ -73,7 +78,12 @@ class HunyuanNet(StockNet):
 
     @property
     def takes_scale(self) -> bool:
-        return bool(self.model.config.guidance_embeds)
+        return self.hears_scale or self.guidance is not None
+
+    @property
+    def hears_scale(self) -> bool:
+        """Whether the stock network was distilled to take the scale."""
+        return bool(self.model.config.get("guidance_embeds"))
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         dtype, f = self.model.dtype, cond.fields
@@ -82,12 +92,9 @@ class HunyuanNet(StockNet):
             guidance=self.scale(x, cond), return_dict=False,
         )[0]  # fmt: skip
 
-    def text(self, cond: Cond) -> Tensor:
-        return cond.fields["text"].to(self.model.dtype)
-
     def scale(self, x: Tensor, cond: Cond) -> Tensor | None:
         """What the network is told of the guidance scale: a thousand times it."""
-        if not self.takes_scale:
+        if not self.hears_scale:
             return None
         told = cond.fields.get("guidance")
         return 1000.0 * (x.new_full((len(x),), SCALE) if told is None else told).to(self.model.dtype)
@@ -104,9 +111,21 @@ class HunyuanNet(StockNet):
     def with_scale_input(self) -> Self:
         return self if self.takes_scale else super().with_scale_input()
 
+    def with_fixed_scale(self, scale: float) -> Self:
+        """As of any network; the shift of all tokens is one of their mean too, which has a layer of its own."""
+        if self.guidance is not None:
+            for module in self.parts.values():
+                first = module.get_submodule(self.text_mean_in)
+                assert isinstance(first, nn.Linear)
+                with torch.no_grad():
+                    shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
+                    first.bias.add_(first.weight @ shift.to(first.weight.dtype))
+        return super().with_fixed_scale(scale)
+
 
 class HunyuanFamily(StockFamily):
-    """HunyuanVideoPipeline, guided by the scale it is told."""
+    """HunyuanVideoPipeline, guided by the scale it is told. A network that is told none runs without guidance; a scale
+    above 1 is then the pipeline's true_cfg_scale, with the negative prompt in place of the caption."""
 
     name = "hunyuan"
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideoPipeline",)
@@ -114,7 +133,8 @@ class HunyuanFamily(StockFamily):
 
     def __init__(self, pipe: Any, negative: str = "") -> None:
         super().__init__(pipe, negative)
-        if pipe.transformer.config.guidance_embeds:
+        network = self.network_of()
+        if isinstance(network, HunyuanNet) and network.hears_scale:
             self.guided_by = INPUT
 
     def make_codec(self) -> KlCodec:
@@ -124,12 +144,16 @@ class HunyuanFamily(StockFamily):
             spatial=int(config.spatial_compression_ratio), multiple=self.network_of().patch[1],
         )  # fmt: skip
 
+    def defaults(self) -> dict[str, float]:
+        own = {} if self.guided_by == INPUT else {"guidance": float(call_defaults(type(self.pipe))["true_cfg_scale"])}
+        return super().defaults() | own
+
     @property
     def text_length(self) -> int:
         return min(LENGTH, int(self.pipe.tokenizer.model_max_length))
 
     def encode(self, caption: str) -> Parts:
-        text, pooled, mask = self.pipe.encode_prompt(caption, max_sequence_length=self.text_length)
+        text, pooled, mask = self.pipe.encode_prompt(caption, device=self.device, max_sequence_length=self.text_length)
         return {"text": text, "text.pooled": pooled, "text.mask": mask}
 
     def set_timesteps(self, scheduler: Any, steps: int, shape: Sequence[int], device: torch.device) -> None:

@@ -2,75 +2,105 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
+from torch import Tensor, nn
 
-from ..core.attention import Attend
 from ..core.cond import Cond
-from .hunyuan import HunyuanSeam
+from ..core.denoiser import Net
+from ..core.errors import UserError
+from .hunyuan import HunyuanFamily, HunyuanNet
 from .kl_codec import KlCodec
-from .stock import Parts, StockFamily
-from .stock_net import Processor, StockNet
+from .stock import Parts
+
+IMAGE_TOKENS = 729  # of the image condition; the pipeline has this number in its code
 
 
-class Hunyuan15Net(StockNet):
+class Hunyuan15Net(HunyuanNet):
     """Reads "text" [B, L, D] and "text.mask" [B, L] (Qwen), "text.glyph" and "text.glyph_mask" (ByT5: what stands in
-    quotes). image: tokens and width of the image condition, which is zeros here, as are first frame and its mask."""
-
-    image = (729, 1152)
-
-    @property
-    def patch(self) -> tuple[int, int, int]:
-        config = self.model.config
-        return (config.patch_size_t, config.patch_size, config.patch_size)
+    quotes). Without an image: zeros for its features, and for the channels of the first frame and where it is."""
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        dtype, f = self.model.dtype, cond.fields
-        nothing = x.new_zeros(len(x), self.model.config.in_channels - x.shape[1], *x.shape[2:])
+        config, dtype, f = self.model.config, self.model.dtype, cond.fields
+        nothing = x.new_zeros(len(x), config.in_channels - x.shape[1], *x.shape[2:])
         return self.model(  # type: ignore[no-any-return]
             torch.cat([x, nothing], 1).to(dtype), timestep.expand(len(x)).to(dtype), self.text(cond),
             f["text.mask"].to(dtype), encoder_hidden_states_2=f["text.glyph"].to(dtype),
             encoder_attention_mask_2=f["text.glyph_mask"].to(dtype),
-            image_embeds=x.new_zeros(len(x), *self.image, dtype=dtype), return_dict=False,
+            image_embeds=x.new_zeros(len(x), IMAGE_TOKENS, config.image_embed_dim, dtype=dtype), return_dict=False,
         )[0]  # fmt: skip
 
-    def attentions(self) -> Sequence[Any]:
-        return [block.attn for block in self.model.transformer_blocks]
-
-    def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return HunyuanSeam(layer, attend)
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.transformer_blocks)
 
 
-class Hunyuan15Family(StockFamily):
-    """HunyuanVideo15Pipeline; its guider says the default scale."""
+class Hunyuan15Family(HunyuanFamily):
+    """HunyuanVideo15Pipeline. Its guider says the default scale and at which steps it acts."""
 
     name = "hunyuan15"
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Pipeline",)
     network = Hunyuan15Net
 
+    def __init__(self, pipe: Any, negative: str = "") -> None:
+        guider = pipe.guider
+        if type(guider) is not ClassifierFreeGuidance or guider.guidance_rescale:
+            found = f"{type(guider).__name__}, guidance_rescale {getattr(guider, 'guidance_rescale', 0)}"
+            what = f"the pipeline is guided by {found}; known is ClassifierFreeGuidance without rescaling"
+            raise UserError(what, "guider", "save the pipeline with a guider of that kind")
+        super().__init__(pipe, negative)
+
     def make_codec(self) -> KlCodec:
-        pipe, network = self.pipe, self.network_of()
-        assert isinstance(network, Hunyuan15Net)
-        network.image = (int(pipe.vision_num_semantic_tokens), int(pipe.vision_states_dim))
+        pipe = self.pipe
         return KlCodec(
             pipe.vae, scale=pipe.vae.config.scaling_factor, temporal=int(pipe.vae_scale_factor_temporal),
-            spatial=int(pipe.vae_scale_factor_spatial), multiple=network.patch[1],
+            spatial=int(pipe.vae_scale_factor_spatial), multiple=self.network_of().patch[1],
         )  # fmt: skip
 
     @property
     def text_length(self) -> int:
         return int(self.pipe.tokenizer_max_length)
 
+    def check_text(self, captions: Sequence[str]) -> None:
+        """As of any family, and what stands in quotes has a limit of its own."""
+        super().check_text(captions)
+        limit = int(self.pipe.tokenizer_2_max_length)
+        for caption in () if self.cut_long_text else {*captions} - self._known.keys():
+            quoted = extract_glyph_texts(caption)
+            found = len(self.pipe.tokenizer_2(quoted).input_ids) if quoted else 0
+            if found > limit:
+                what = f"{found} bytes in quotes, {self.name} reads {limit}: {caption[:60]!r}"
+                raise UserError(what, "caption", "shorten them, or say family.long_text: cut")
+
     def encode(self, caption: str) -> Parts:
         text, mask, glyph, glyph_mask = self.pipe.encode_prompt(caption, device=self.device)
         return {"text": text, "text.mask": mask, "text.glyph": glyph, "text.glyph_mask": glyph_mask}
 
-    def set_timesteps(self, scheduler: Any, steps: int, shape: Sequence[int], device: torch.device) -> None:
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1], device=device)
-
     def defaults(self) -> dict[str, float]:
-        return {**super().defaults(), "guidance": float(getattr(self.pipe.guider, "guidance_scale", 1.0))}
+        pipe, guider = self.pipe, self.pipe.guider
+        wide, high = pipe.default_aspect_ratio
+        height, width = pipe.video_processor.calculate_default_height_width(high, wide, pipe.target_size)
+        scale = guider.guidance_scale + (1 if guider.use_original_formulation else 0) if guider._enabled else 1
+        return super().defaults() | {"height": int(height), "width": int(width), "guidance": float(scale)}
+
+    def scale_at(self, scale: float, timestep: float, steps: int) -> float:
+        """The guider acts from a share of the steps on, until another."""
+        place = int((self.pipe.scheduler.timesteps.double() - timestep).abs().argmin())
+        guider = self.pipe.guider
+        return scale if int(guider._start * steps) <= place < int(guider._stop * steps) else 1.0
+
+    def save(self, net: Net, folder: Path, times: Sequence[float] | None = None) -> None:
+        """As of any family; a few-step student runs without guidance, which this pipeline is not told in its call."""
+        kept = self.pipe
+        if times is not None:
+            self.pipe = copy.copy(kept)
+            self.pipe.register_modules(guider=ClassifierFreeGuidance(guidance_scale=1.0))
+        try:
+            super().save(net, folder, times)
+        finally:
+            self.pipe = kept
