@@ -95,7 +95,8 @@ def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
         return AnalyticSource(family, train.batch, config.seed)
     micro = train.micro * world
     if isinstance(d, DataShapes):
-        return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed)
+        first = family.from_image if family.needs_image else None
+        return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed, first)
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
         assert not isinstance(config.family, FamilyAnalytic)
         shape = family.codec.shape(*config.family.clip)

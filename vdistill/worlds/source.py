@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.cond import Cond
@@ -25,6 +26,8 @@ class ShapesSource:
     micro: int = 1
     images: float = 0.0
     seed: int = 0
+    image_fields: Callable[[Tensor, Sequence[int]], Mapping[str, Tensor]] | None = None
+    """(first frames [B, 3, H, W], shape of the latents) -> conditions, of teachers that start from an image."""
 
     def __call__(self, step: int, micro: int) -> Batch:
         first = (step * self.micro + micro) * self.batch
@@ -32,4 +35,7 @@ class ShapesSource:
         indices = range(first, first + self.batch)
         clips = torch.stack([self.world.clip(i, frames=1 if still else None) for i in indices])
         captions = [self.world.caption(i) for i in indices]
-        return Batch(self.codec.encode(clips), self.text(captions), keys=tuple(f"shapes/{i}" for i in indices))
+        x, cond = self.codec.encode(clips), self.text(captions)
+        if self.image_fields is not None:
+            cond = replace(cond, fields={**cond.fields, **self.image_fields(clips[:, :, 0], x.shape[1:])})
+        return Batch(x, cond, keys=tuple(f"shapes/{i}" for i in indices))
