@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import math
+import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,11 @@ import torch
 from vdistill.app.build import Built, build, engine_of
 from vdistill.app.build_family import make_family
 from vdistill.app.config import load
+from vdistill.app.models import open_model, random_model
 from vdistill.core.engine import Report
 from vdistill.core.errors import UserError
 from vdistill.core.scope import AdapterRole
+from vdistill.families.random_tiny import random_tiny
 from vdistill.families.stock import StockFamily
 
 DMD2 = """\
@@ -69,3 +75,46 @@ def test_a_prompt_longer_than_the_teacher_reads_is_refused_unless_it_may_be_cut(
     with pytest.raises(UserError, match="family.long_text: cut"):
         build(load(dmd2(tmp_path, data, long="refuse"))).source(0, 0)
     assert build(load(dmd2(tmp_path, data))).source(0, 0).cond.fields["text"].shape[0] == 2
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three text encoders."""
+    folder = tmp_path_factory.mktemp("sd3") / "teacher"
+    random_tiny("sd3").save_pretrained(folder)
+    return folder
+
+
+def test_encoders_leave_memory_and_a_saved_model_has_them_bit_for_bit(sd3: Path, tmp_path: Path) -> None:
+    plain, family = open_model(sd3), open_model(sd3)
+    said = plain.text(["a red cat"])
+    rows = {"a red cat": dict(said.fields), None: dict(said.null)}
+    gone = [weakref.ref(p) for p in family.pipe.text_encoder_3.parameters()]
+    family.remember(rows.get)
+    family.release_encoders()
+    gc.collect()
+    assert family.released == ("text_encoder", "text_encoder_2", "text_encoder_3")
+    assert not any(ref() is not None for ref in gone)
+    assert all(torch.equal(v, said.fields[k]) for k, v in family.text(["a red cat"]).fields.items())
+    assert all(torch.equal(v, said.null[k]) for k, v in family.null().items())
+    with pytest.raises(UserError, match="no text embedding was prepared of 'a dog'"):
+        family.text(["a dog"])
+    family.save(family.net, tmp_path / "student")
+    plain.save(plain.net, tmp_path / "plain")
+    again, other = open_model(tmp_path / "student"), open_model(tmp_path / "plain")
+    assert all(torch.equal(again.text(["a dog"]).fields[k], v) for k, v in plain.text(["a dog"]).fields.items())
+    assert dict(again.pipe.config).keys() == dict(other.pipe.config).keys()
+    listed = [json.loads((tmp_path / n / "model_index.json").read_text()) for n in ("student", "plain")]
+    assert listed[0] == listed[1]
+    shutil.move(sd3, tmp_path / "moved")
+    try:
+        with pytest.raises(UserError, match="text encoders left memory and are no longer in their folder"):
+            family.save(family.net, tmp_path / "late")
+    finally:
+        shutil.move(tmp_path / "moved", sd3)
+
+
+def test_a_family_made_new_keeps_its_encoders(tmp_path: Path) -> None:
+    family = random_model("wan", "wan", 0, torch.float32, "")
+    family.release_encoders()
+    assert not family.released and family.text(["a red cat"]).fields["text"].ndim == 3

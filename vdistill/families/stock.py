@@ -25,23 +25,21 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.denoiser import Net
 from ..core.errors import UserError
+from .captions import Captions, Parts
 from .clock import PREDICTS, Clock, clock_of, mu_for, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
 from .lora_file import LORA_FILE, attach_lora, check_lora
 from .opening import INDEX, call_defaults, open_pipeline
+from .released import put_back
 from .stock_net import StockNet
 
 GUIDANCE_FILE = "guidance_embedding.safetensors"
-TEXT_CACHE = 1 << 30  # bytes of encoded captions kept
-Parts = dict[str, Tensor]
-"""What an encoder says of one caption: name -> [1, ...]; "text" and its parts, "text.mask", "text.pooled"."""
 
 
-class StockFamily:
+class StockFamily(Captions):
     """pipe: the stock pipeline; net: its network as a Denoiser; codec: its VAE; times: of a few-step student."""
 
-    name: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
     """Pipeline classes it opens, as model_index.json names them; the first is the plainest."""
     networks: ClassVar[tuple[str, ...]] = ("transformer",)
@@ -51,13 +49,11 @@ class StockFamily:
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     guided_by: str = "text"
     """The condition guidance goes without; "guidance" where the network was distilled to take the scale."""
-    long_tokenizer: str = "tokenizer"
-    """Attribute of the pipeline: the tokenizer whose encoder reads the longest captions."""
     image: ClassVar[bool] = False
     """Whether it makes images: clips of one frame."""
 
     def __init__(self, pipe: Any, negative: str = "") -> None:
-        self.pipe, self.negative = pipe, negative
+        super().__init__(pipe, negative)
         for part in (*self.encoders, "vae"):
             module = getattr(pipe, part, None)
             if isinstance(module, nn.Module):
@@ -70,8 +66,7 @@ class StockFamily:
         if isinstance(pipe.scheduler, FewStepScheduler):
             self.times = tuple(pipe.scheduler.config.times)
         self.device = torch.device("cpu")
-        self.dynamic_guidance = self.cut_long_text = False
-        self._known: dict[str, Parts] = {}
+        self.dynamic_guidance = False
 
     @property
     def schedule(self) -> Any:
@@ -91,14 +86,6 @@ class StockFamily:
     def make_codec(self) -> Codec:
         """The VAE with the family's normalisation."""
         raise TypeError(f"{type(self).__name__} does not say what its codec is")
-
-    def encode(self, caption: str) -> Parts:
-        """What the pipeline's own encoders say of one caption."""
-        raise TypeError(f"{type(self).__name__} does not say how captions are encoded")
-
-    def encode_null(self) -> Parts:
-        """What stands for "no caption": the negative prompt."""
-        return self.encode(self.negative)
 
     def from_image(self, image: Tensor, shape: Sequence[int], generator: torch.Generator | None = None) -> Parts:
         """Conditions of a first image [B, 3, H, W] in [-1, 1], for latents of shape [C, T, H', W']; none here.
@@ -183,52 +170,6 @@ class StockFamily:
         """The guidance scale the pipeline uses at a timestep."""
         return scale
 
-    # -- captions ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def text(self, captions: Sequence[str]) -> Cond:
-        """Cond with field "text" [B, L, D] and its parts, null the negative prompt.
-
-        Cached, and encoded one by one: an encoder's last bits depend on what else is in its batch, and a resumed run,
-        whose cache is empty, must see the same numbers.
-        """
-        if sum(t.nbytes for parts in self._known.values() for t in parts.values()) > TEXT_CACHE:
-            self._known.clear()
-        self.check_text(captions)
-        for caption in {*captions} - self._known.keys():
-            self._known[caption] = self._settled(self.encode(caption))
-        null = self.null()
-        rows = [self._known[c] for c in captions]
-        return Cond({k: torch.cat([row[k] for row in rows]) for k in rows[0]}, null=null)
-
-    @property
-    def text_length(self) -> int | None:
-        """Most tokens of a caption the network reads; None where there is no such limit."""
-        return None
-
-    def check_text(self, captions: Sequence[str]) -> None:
-        """UserError for a caption of more tokens than are read, unless long ones may be cut."""
-        limit = self.text_length
-        if limit is None or self.cut_long_text:
-            return
-        for caption in {*captions} - self._known.keys():
-            found = len(getattr(self.pipe, self.long_tokenizer)(caption).input_ids)
-            if found > limit:
-                what = f"{found} tokens, {self.name} reads {limit}: {caption[:60]!r}"
-                raise UserError(what, "caption", "shorten it, or say family.long_text: cut")
-
-    def null(self) -> Parts:
-        """What a caption becomes when it is dropped: name -> [1, ...]."""
-        key = "\0null"  # no caption
-        if key not in self._known:
-            with torch.no_grad():
-                self._known[key] = self._settled(self.encode_null())
-        return self._known[key]
-
-    @staticmethod
-    def _settled(parts: Parts) -> Parts:
-        return {k: (v.float() if v.is_floating_point() else v).detach().cpu() for k, v in parts.items()}
-
     # -- in and out ----------------------------------------------------------------------------------------------
 
     @classmethod
@@ -241,6 +182,7 @@ class StockFamily:
             assert net.guidance is not None
             fill(net.guidance, read_tensors(folder / GUIDANCE_FILE), str(folder / GUIDANCE_FILE))
             family.net = family.as_net(net)
+        family.folder = folder.resolve()
         return family
 
     def network_of(self, net: Net | None = None) -> StockNet:
@@ -278,7 +220,8 @@ class StockFamily:
             changed["scheduler"] = self.few_step_scheduler(net, times)
         pipe.register_modules(**changed)
         pipe.save_pretrained(folder)
-        for config in (*folder.glob("*/config.json"), folder / INDEX):  # the library notes where it read a part; nobody else has that path
+        put_back(self.released, self.folder, folder)
+        for config in (*folder.glob("*/config.json"), folder / INDEX):  # the library notes paths of this machine
             kept = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
             config.write_text(json.dumps(kept, indent=2) + "\n")
         if isinstance(network.guidance, GuidanceEmbedding):
