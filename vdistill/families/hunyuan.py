@@ -145,8 +145,10 @@ class HunyuanFamily(StockFamily):
         )  # fmt: skip
 
     def defaults(self) -> dict[str, float]:
-        own = {} if self.guided_by == INPUT else {"guidance": float(call_defaults(type(self.pipe))["true_cfg_scale"])}
-        return super().defaults() | own
+        said = super().defaults()
+        if self.guided_by == INPUT:
+            return said
+        return said | {"guidance": float(call_defaults(type(self.pipe)).get("true_cfg_scale", 1.0))}
 
     @property
     def text_length(self) -> int:
