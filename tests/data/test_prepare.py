@@ -25,6 +25,7 @@ from vdistill.app import prepare
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.data.buckets import parse
+from vdistill.data.clips import Plan
 from vdistill.data.latents import LatentData
 from vdistill.data.loader import Feed, RememberedText, open_data
 from vdistill.data.manifest import scan
@@ -60,7 +61,7 @@ def text(captions: Sequence[str]) -> Cond:
     return Cond({"text": torch.tensor([[float(len(c))] for c in captions])}, null={"text": torch.zeros(1, 1)})
 
 
-def plan(codec: Any = None, **change: Any) -> prepare.Plan:
+def plan(codec: Any = None, **change: Any) -> Plan:
     given: dict[str, Any] = {
         "codec": codec or Pixels(),
         "frames": 5,
@@ -71,13 +72,13 @@ def plan(codec: Any = None, **change: Any) -> prepare.Plan:
         "dtype": "float32",
         "device": "cpu",
     }
-    return prepare.Plan(**given | change)
+    return Plan(**given | change)
 
 
-def make(source: Path, out: Path, how: prepare.Plan | None = None, **args: Any) -> prepare.Plan:
+def make(source: Path, out: Path, how: Plan | None = None, **args: Any) -> Plan:
     how = how or plan()
     options = argparse.Namespace(**{"limit_bad": 0.05, "allow_bad": False, **args})
-    assert prepare.prepare_media(out, scan(source, caption="c", without=out), how, options) == 0
+    prepare.prepare_media(out, scan(source, caption="c", without=out), how, options)
     return how
 
 
@@ -105,7 +106,7 @@ def test_latents_are_the_codecs_answer_on_the_real_clips(real: dict[str, Path], 
     out = tmp_path / "out"
     command = [str(tmp_path), "--out", str(out), "--frames", "17", "--fps", "8", "--caption", "a clip"]
     assert prepare.run(args.parse_args(command)) == 0
-    codec = prepare.open_codec("tiny", "cpu")
+    codec = prepare.open_family("tiny")[1]
     data = open_data(out, text, codec)
     assert len(data) == 2 + 4 + 1 and data.shape == (768, 5, 4, 4)
     batch = data.batch([0, 6])
@@ -373,12 +374,12 @@ def test_a_config_names_the_codec_of_the_model_it_will_make(tmp_path: Path) -> N
         "name: mine\nfamily: {name: tiny, std: 0.25, patch_size: 4}\ndata: {name: latents, path: not/yet}\n"
         "method: {name: flow}\ntrain: {steps: 1}\n"
     )
-    mine, plain = prepare.open_codec(str(config), "cpu"), prepare.open_codec("tiny", "cpu")
+    mine, plain = prepare.open_family(str(config))[1], prepare.open_family("tiny")[1]
     assert mine.shape(17, 32, 32) == (192, 5, 8, 8)
     clip = torch.rand(1, 3, 5, 32, 32)
     assert mine.encode(clip).std() == pytest.approx(2 * float(plain.encode(clip).std()), rel=1e-4)
     with pytest.raises(UserError):
-        prepare.open_codec(str(tmp_path / "gone.yaml"), "cpu")
+        prepare.open_family(str(tmp_path / "gone.yaml"))
 
 
 @pytest.mark.parametrize("index", ["", "[]", "{}", '{"format": 1, "kind": "latents", "complete": true}', "\0"])

@@ -21,13 +21,14 @@ from ..worlds.shapes import Shapes
 from .models import open_model, random_model
 from .schema import Config, DataLatents, DataPrompts, DataShapes
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
+from .texts import remember_texts
 
 AnyFamily = StockFamily | AnalyticFamily
 VOCABULARY = 4096  # clips of the world whose captions a new tokenizer is learned from
 
 
-def make_family(config: Config, device: torch.device | str = "cpu") -> AnyFamily:
-    """The teacher's family, opened or new."""
+def make_family(config: Config, device: torch.device | str = "cpu", *, texts: bool = True) -> AnyFamily:
+    """The teacher's family, opened or new. texts: take text embeddings that were prepared with the config's data."""
     f = config.family
     if isinstance(f, FamilyAnalytic):
         return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
@@ -37,6 +38,8 @@ def make_family(config: Config, device: torch.device | str = "cpu") -> AnyFamily
         memory.set_backend(parts, f.attention)
     if config.train.gradient_checkpointing:
         memory.checkpoint_gradients(parts, recomputed)
+    if texts:
+        remember_texts(config, family)
     return family.to(device)
 
 

@@ -1,27 +1,22 @@
-"""`vdistill prepare`: the user's own videos, images or prompts -> a folder of latents that training reads."""
+"""`vdistill prepare`: the user's own videos, images or prompts -> a folder of latents and text that training reads."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import BadMedia, UserError
 
 if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
-    from fractions import Fraction
-
-    from torch import Tensor
-
     from ..core.codec import Codec
-    from ..data.buckets import Bucket
+    from ..data.clips import Plan
     from ..data.manifest import Item, Listing
-    from ..data.media import Limits, Picture
     from ..data.store import Store
+    from ..families.stock import StockFamily
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,36 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-seconds", type=float, default=600.0, help="longest video taken (default: 600)")
     add("--max-pixels", type=int, default=4096 * 2304, help="largest frame taken (default: 9437184)")
     add("--decoder", choices=("pyav", "decord"), default="pyav", help="decord: the media extra (default: pyav)")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the latents on disk")
-    add("--device", default="auto", help="where the codec runs: auto, cpu, cuda (default: auto)")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is made of every source. dtype: name of the latents' type on disk; device: of the codec."""
-
-    codec: Codec
-    frames: int
-    fps: Fraction
-    stride: int
-    buckets: tuple[Bucket, ...]
-    limits: Limits
-    dtype: str
-    device: str
-    decoder: str = "pyav"
-
-    def settings(self) -> dict[str, Any]:
-        """What has to be equal for two runs to add to one folder."""
-        from ..data.latents import fingerprint
-
-        return {
-            "frames": self.frames,
-            "fps": str(self.fps),
-            "stride": self.stride,
-            "buckets": [str(b) for b in self.buckets],
-            "dtype": self.dtype,
-            "probe": fingerprint(self.codec, self.frames, self.buckets[0], self.device),
-        }
+    add("--text", action="store_true", help="text embeddings too: training then needs no text encoder")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="on disk (default: float32)")
+    add("--device", default="auto", help="where the family's codec runs: auto, cpu, cuda (default: auto)")
 
 
 @dataclass
@@ -111,26 +79,34 @@ def run(args: argparse.Namespace) -> int:
     from ..data.files import alone
     from ..data.manifest import scan
 
-    plan = make_plan(args)
+    family, plan = make_plan(args)
     out = Path(args.out)
     listing = scan(Path(args.src), images=args.images, caption=args.caption, without=out)
     if listing.ignored:
         say("passed over by suffix: " + ", ".join(f"{n} {s or 'without'}" for s, n in listing.ignored.items()))
+    captions = list(listing.prompts) or [item.caption for item in listing.items]
+    if family:
+        family.check_text(captions)
     with alone(out):
-        if listing.prompts:
-            return prepare_prompts(out, listing.prompts, plan)
         try:
-            return prepare_media(out, listing, plan, args)
+            if listing.prompts:
+                prepare_prompts(out, listing.prompts, plan)
+            else:
+                prepare_media(out, listing, plan, args)
+            if family:
+                prepare_texts(out, captions, family, args.dtype)
+            return 0
         except KeyboardInterrupt:
             say(f"stopped; finished files stay in {out}; the same command goes on from here")
             return 130
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
-    """Everything checked that can be before the first file is opened."""
+def make_plan(args: argparse.Namespace) -> tuple[StockFamily | None, Plan]:
+    """(whose text encoders are wanted, what is made of every source), checked before the first file is opened."""
     import torch
 
     from ..data.buckets import parse
+    from ..data.clips import Plan
     from ..data.media import Limits, rate
 
     frames, stride = args.frames, args.stride or args.frames
@@ -139,36 +115,44 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if not 0 <= args.limit_bad <= 1:
         raise UserError(f"--limit-bad {args.limit_bad} is not a share", "prepare", "0.05 is five files in a hundred")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    codec, buckets = open_codec(args.family, device), parse(args.buckets or args.size)
+    family, codec = open_family(args.family)
+    buckets = parse(args.buckets or args.size)
     for bucket in buckets:
         codec.shape(frames, bucket.height, bucket.width)
+    if args.text and family is None:
+        hint = "name a model folder, or the .yaml of one that is opened from a folder"
+        raise UserError(f"{args.family} has no text encoder yet", "--text", hint)
+    first = family.from_image if family and family.needs_image else None
+    if family and (args.text or first):
+        family.to(device)
+    codec.vae.to(device)  # type: ignore[attr-defined]
     limits = Limits(args.max_seconds, args.max_pixels)
-    return Plan(codec, frames, rate(args.fps), stride, buckets, limits, args.dtype, device, args.decoder)
+    plan = Plan(codec, frames, rate(args.fps), stride, buckets, limits, args.dtype, device, args.decoder, first)
+    return family if args.text else None, plan
 
 
-def open_codec(family: str, device: str) -> Codec:
-    """The codec of a family by name, of a model folder, or of the new model a config describes. UserError else."""
+def open_family(name: str) -> tuple[StockFamily | None, Codec]:
+    """A family by its name, a model folder, or the model a config describes; None for one whose text encoder is not
+    made yet, which is learned from the data. UserError else."""
     from ..families.pixel import pixel_vae
     from ..families.tiny import TinySize
     from ..families.wan_codec import WanCodec
     from .models import open_model
 
-    if family == "tiny":
+    if name == "tiny":
         size = TinySize()
-        codec: Codec = WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
-    elif Path(family).is_dir() or family == "shapes":
-        codec = open_model(family).codec
-    elif Path(family).suffix in (".yaml", ".yml"):
-        codec = new_codec(Path(family))
-    else:
-        hint = "tiny, shapes, a run, a diffusers folder, or the .yaml you will train with"
-        raise UserError(f"no family or model folder {family!r}", "--family", hint)
-    codec.vae.to(device)  # type: ignore[attr-defined]
-    return codec
+        return None, WanCodec(pixel_vae(size.temporal, size.spatial, size.mean, size.std))
+    if Path(name).is_dir() or name == "shapes":
+        family = open_model(name)
+        return family, family.codec
+    if Path(name).suffix in (".yaml", ".yml"):
+        return family_of_config(Path(name))
+    hint = "tiny, shapes, a run, a diffusers folder, or the .yaml you will train with"
+    raise UserError(f"no family or model folder {name!r}", "--family", hint)
 
 
-def new_codec(config_file: Path) -> Any:
-    """The codec of the model that training this config will make, so that its data can be prepared first."""
+def family_of_config(config_file: Path) -> tuple[StockFamily | None, Codec]:
+    """What training this config will open, so that its data can be prepared first."""
     from ..families.stock import StockFamily
     from ..families.tiny import TinyFamily
     from .build_family import make_family, tiny_size
@@ -178,24 +162,31 @@ def new_codec(config_file: Path) -> Any:
     config = load(config_file)
     f = config.family
     if isinstance(f, FamilyTiny) and f.path is None:  # its vocabulary may be in the data that is not there yet
-        return TinyFamily.build(tiny_size(f), ["a"], config.seed).codec
-    family = make_family(config)
+        return None, TinyFamily.build(tiny_size(f), ["a"], config.seed).codec
+    family = make_family(config, texts=False)
     if not isinstance(family, StockFamily):
         raise UserError(f"family {f.name} has no codec for clips", str(config_file))
-    return family.codec
+    return family, family.codec
 
 
-def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> int:
+def prepare_texts(out: Path, captions: list[str], family: StockFamily, dtype: str) -> None:
+    """What the family's own encoders say of every caption, once."""
+    from .texts import encode_texts
+
+    for line in encode_texts(out, captions, family, dtype):
+        say(line)
+
+
+def prepare_prompts(out: Path, prompts: tuple[str, ...], plan: Plan) -> None:
     """Captions alone: nothing to encode, only the shape to generate is fixed."""
     from ..data.prompts import save_prompts
 
     size = plan.buckets[0]
     save_prompts(out, prompts, plan.codec.shape(plan.frames, size.height, size.width))
     say(f"{len(prompts)} prompts -> {out}")
-    return 0
 
 
-def prepare_media(out: Path, listing: Listing, plan: Plan, args: argparse.Namespace) -> int:
+def prepare_media(out: Path, listing: Listing, plan: Plan, args: argparse.Namespace) -> None:
     """Every item that is not done yet: decode, fit, encode, store."""
     from tqdm import tqdm
 
@@ -227,7 +218,6 @@ def prepare_media(out: Path, listing: Listing, plan: Plan, args: argparse.Namesp
     if not clips:
         raise UserError(f"none of {len(listing)} files could be used", str(tally.path))
     say(f"{clips} clips of {len(store.home)} files ({done} were done before) -> {out}; {len(tally.bad)} skipped")
-    return 0
 
 
 def add(store: Store, item: Item, plan: Plan) -> int:
@@ -235,50 +225,12 @@ def add(store: Store, item: Item, plan: Plan) -> int:
     import torch
 
     from ..core.checkpoint import digest
+    from ..data.clips import encoded
 
-    code = digest(item.path)
-    starts, latents = [], []
-    for start, z in encoded(item, plan):
+    code, dtype = digest(item.path), getattr(torch, plan.dtype)
+    starts, clips = [], []
+    for start, parts in encoded(item, plan):
         starts.append(start)
-        latents.append(z.to("cpu", getattr(torch, plan.dtype)))
-    store.add(item.key, code, starts, torch.cat(latents))
+        clips.append({k: v.to("cpu", dtype if v.is_floating_point() else None) for k, v in parts.items()})
+    store.add(item.key, code, starts, {k: torch.cat([clip[k] for clip in clips]) for k in clips[0]})
     return len(starts)
-
-
-def encoded(item: Item, plan: Plan) -> Iterator[tuple[float, Tensor]]:
-    """(start in seconds, latents [1, C, T, H, W]) of every clip of a source. BadMedia, possibly at its end."""
-    import torch
-
-    from ..data import decord_media, media
-
-    length, cut, to_float = 1 if item.still else plan.frames, media.cut, media.to_float
-    pictures = decord_media.pictures if plan.decoder == "decord" else media.pictures
-    shots = iter([media.picture(item.path, plan.limits)]) if item.still else pictures(item.path, plan.fps, plan.limits)
-    seen, made = 0, 0
-
-    def fitted() -> Iterator[Tensor]:
-        nonlocal seen
-        for frame in _fit(shots, plan):
-            seen += 1
-            yield frame
-
-    for first, frames in cut(fitted(), length, plan.stride):
-        z = plan.codec.encode(to_float(frames)[None].to(plan.device))
-        if not torch.isfinite(z).all():
-            raise BadMedia(f"the codec gave values that are not finite at {float(first / plan.fps):.2f} s", item.key)
-        made += 1
-        yield float(first / plan.fps), z
-    if not made:
-        raise BadMedia(
-            f"{seen} frames at {plan.fps} a second, need {length}", item.key, "lower --frames, raise --fps or drop it"
-        )
-
-
-def _fit(shots: Iterator[Picture], plan: Plan) -> Iterator[Tensor]:
-    """Pictures cropped and resized to the bucket the first one chooses."""
-    from ..data.buckets import choose, fit
-
-    bucket: Bucket | None = None
-    for shot in shots:
-        bucket = bucket or choose(plan.buckets, shot.shown)
-        yield fit(shot.pixels, shot.aspect, bucket)

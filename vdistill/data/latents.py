@@ -47,7 +47,8 @@ class LatentData:
     """What `vdistill prepare` wrote. `batch(indices)` -> Batch of latents with the conditions `text` makes of captions.
 
     Clips are sorted by shape, `groups` counts the clips of each; one batch takes indices of one group only (data.order
-    does). codec: when given, compared with the one that made the latents.
+    does). fields: names of stored conditions of the first frames. codec: when given,
+    compared with the one that made the latents.
     """
 
     def __init__(self, folder: Path | str, text: Callable[[Sequence[str]], Cond], codec: Codec | None = None) -> None:
@@ -60,8 +61,9 @@ class LatentData:
             raise UserError("was not finished", str(self.folder), "run the same `vdistill prepare` again")
         try:
             self.settings: dict[str, Any] = index["settings"]
+            self.fields = tuple(str(name) for name in self.settings.get("fields", ()))
             self.clips, self.groups, self.shapes = _clips(index["shards"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"is damaged ({error!r})", str(where), "run `vdistill prepare` again") from error
         if not self.clips:
             raise UserError("holds no clip", str(self.folder))
@@ -87,16 +89,20 @@ class LatentData:
     def batch(self, indices: Sequence[int]) -> Batch:
         clips = [self.clips[i] for i in indices]
         x = torch.stack([self._row(c).float() for c in clips])
-        return Batch(x, self.text([c.caption for c in clips]), keys=tuple(c.key for c in clips))
+        cond = self.text([c.caption for c in clips])
+        for name in self.fields:
+            cond = cond.with_field(name, torch.stack([_floats(self._row(c, name)) for c in clips]))
+        return Batch(x, cond, keys=tuple(c.key for c in clips))
 
-    def _row(self, clip: Clip) -> Tensor:
+    def _row(self, clip: Clip, name: str = "x") -> Tensor:
         if clip.file not in self._open:
             self._open[clip.file] = self._shard(clip.file)
             if len(self._open) > OPEN:
                 self._open.pop(next(iter(self._open)))
-        return self._open[clip.file][clip.row]  # type: ignore[no-any-return]
+        return self._open[clip.file][name][clip.row]  # type: ignore[no-any-return]
 
-    def _shard(self, file: str) -> Any:
+    def _shard(self, file: str) -> dict[str, Any]:
+        """Name -> rows of an opened file."""
         path = self.folder / "latents" / file
         hint = "run the same `vdistill prepare` again: it makes the clips of this shard anew"
         if not path.is_file():
@@ -105,11 +111,12 @@ class LatentData:
             raise UserError("shard does not match its digest: damaged or edited", str(path), hint)
         self._checked.add(file)
         try:
-            rows = safetensors.safe_open(path, "pt").get_slice("x")
-            found = tuple(rows.get_shape())
+            handle = safetensors.safe_open(path, "pt")
+            rows = {name: handle.get_slice(name) for name in ("x", *self.fields)}
+            found, lengths = tuple(rows["x"].get_shape()), {r.get_shape()[0] for r in rows.values()}
         except safetensors.SafetensorError as error:
             raise UserError(f"is not a file of latents ({error})", str(path), hint) from error
-        if found != self._expected[file]:
+        if found != self._expected[file] or len(lengths) > 1:
             raise UserError(f"has shape {found}, the index says {self._expected[file]}", str(path), hint)
         return rows
 
@@ -137,3 +144,8 @@ def _clips(shards: Sequence[dict[str, Any]]) -> tuple[list[Clip], tuple[int, ...
             group.append(Clip(file, row, f"{clip['source']}@{float(clip['start']):.3f}", str(clip["caption"])))
     shapes = tuple(sorted(grouped))
     return [c for s in shapes for c in grouped[s]], tuple(len(grouped[s]) for s in shapes), shapes
+
+
+def _floats(value: Tensor) -> Tensor:
+    """Floating-point values as float32, all others as they are."""
+    return value.float() if value.is_floating_point() else value

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,10 +94,10 @@ def cut(frames: Iterable[T], length: int, stride: int) -> Iterator[tuple[int, li
             yield first, list(window)
 
 
-def pictures(path: Path, fps: Fraction, limits: Limits = Limits()) -> Iterator[Picture]:
-    """The video's pictures at `fps`. BadMedia, with the reason, for one that cannot be used; possibly at its end."""
+def pictures(path: Path, fps: Fraction, limits: Limits = Limits(), skip: int = 0) -> Iterator[Picture]:
+    """The video's pictures at `fps` but the first `skip`. BadMedia, saying why, for a bad one; possibly at its end."""
     try:
-        yield from map(show, resample(decode(path, limits), fps))
+        yield from map(show, islice(resample(decode(path, limits), fps), skip, None))
     except BadMedia:
         raise
     except Exception as error:  # hostile files raise what they like (IndexError, MemoryError, ValueError, ...)

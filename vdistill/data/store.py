@@ -52,7 +52,8 @@ class Store:
             return
         index = read_json(self.folder / "index.json")
         old = index.get("settings", {}) if index.get("kind") == "latents" else {}
-        wrong = [f"{k} {old.get(k)} (now {v})" for k, v in self.settings.items() if not same(old.get(k), v)]
+        now = {k: self.settings.get(k) for k in {**self.settings, **old}}
+        wrong = [f"{k} {old.get(k)} (now {v})" for k, v in now.items() if not same(old.get(k), v)]
         if wrong:
             raise UserError(
                 f"was prepared with {', '.join(wrong)}", str(self.folder), "use the same settings or another --out"
@@ -95,12 +96,12 @@ class Store:
 
     def _salvage(self, path: Path, wanted: Mapping[str, str | None]) -> str:
         """Keep the clips of sources that have not changed, each source a file of its own."""
-        marks, _, x = _read(path)
+        marks, tensors = _read(path)
         gone = sorted({m.source for m in marks if wanted[m.source] != m.digest})
         for source in dict.fromkeys(m.source for m in marks):
             rows = [i for i, m in enumerate(marks) if m.source == source]
             if source not in gone:
-                self._write([marks[i] for i in rows], x[rows])
+                self._write([marks[i] for i in rows], {k: v[rows] for k, v in tensors.items()})
         path.unlink()
         return f"dropped {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''}: changed or no longer there"
 
@@ -111,12 +112,13 @@ class Store:
         """The source is done already."""
         self._queue(self.home[source])
 
-    def add(self, source: str, code: str, starts: Sequence[float], latents: Tensor) -> None:
-        """Write a source's clips [N, C, T, H, W]; on the disk when this returns."""
-        self._queue(self._write([Mark(source, code, s) for s in starts], latents))
+    def add(self, source: str, code: str, starts: Sequence[float], tensors: Mapping[str, Tensor]) -> None:
+        """Write a source's clips, "x" [N, C, T, H, W] and conditions [N, ...]; on the disk when this returns."""
+        self._queue(self._write([Mark(source, code, s) for s in starts], tensors))
 
-    def _write(self, marks: list[Mark], x: Tensor) -> str:
-        data = save({"x": x.contiguous()}, metadata={"clips": json.dumps(marks, ensure_ascii=False)})
+    def _write(self, marks: list[Mark], tensors: Mapping[str, Tensor]) -> str:
+        x, whole = tensors["x"], {k: v.contiguous() for k, v in tensors.items()}
+        data = save(whole, metadata={"clips": json.dumps(marks, ensure_ascii=False)})
         name = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.safetensors"
         write_whole(self.latents / name, data)
         self._note(name, marks, tuple(x.shape[1:]))
@@ -142,7 +144,8 @@ class Store:
         parts, names = [_read(self.latents / n) for n in queue], list(queue)
         queue.clear()
         if len(parts) > 1:
-            self._write([m for p in parts for m in p[0]], torch.cat([p[2] for p in parts]))
+            joined = {k: torch.cat([tensors[k] for _, tensors in parts]) for k in parts[0][1]}
+            self._write([m for marks, _ in parts for m in marks], joined)
             for name in names:
                 (self.latents / name).unlink()
                 del self.marks[name], self.shapes[name]
@@ -175,11 +178,11 @@ def same(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _read(path: Path) -> tuple[list[Mark], tuple[int, ...], Tensor]:
-    x = load(path.read_bytes())["x"]
+def _read(path: Path) -> tuple[list[Mark], dict[str, Tensor]]:
+    tensors = load(path.read_bytes())
     with safetensors.safe_open(path, "pt") as handle:
         marks = [Mark(*m) for m in json.loads(handle.metadata()["clips"])]
-    return marks, tuple(x.shape[1:]), x
+    return marks, tensors
 
 
 def _inspect(path: Path) -> tuple[list[Mark], tuple[int, ...]] | str:
