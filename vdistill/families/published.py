@@ -60,7 +60,13 @@ SIGMA = {"caption_channels": 4096, "use_additional_conditions": False, "interpol
 
 
 def _wan(network: Options, *folders: str, **other: Any) -> Published:
-    given = {"networks": {"transformer": network}, "vae": {}, "encoders": {"text_encoder": UMT5}, "tiny": "wan", **other}
+    given = {
+        "networks": {"transformer": network},
+        "vae": {},
+        "encoders": {"text_encoder": UMT5},
+        "tiny": "wan",
+        **other,
+    }
     return Published("wan", length=512, folders=folders, **given)
 
 
