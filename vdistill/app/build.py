@@ -19,22 +19,19 @@ from ..core.optim import OptimSpec
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
 from ..core.step import Method
 from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
-from ..data.loader import Feed, RememberedText, open_data
-from ..data.prompts import PromptData, read_prompts
 from ..discriminators.adversarial import Adversarial
 from ..discriminators.heads import TokenHeads
 from ..families.analytic import LABEL
-from ..families.analytic_family import AnalyticFamily, AnalyticSource
+from ..families.analytic_family import AnalyticFamily
 from ..families.stock import StockFamily
 from ..families.stock_net import StockNet
 from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
-from ..worlds.source import ShapesSource
-from .build_family import AnyFamily, frugal, make_family, world_of
-from .schema import Config, DataLatents, DataPrompts, DataShapes, ScopeLora
-from .schema_family import FamilyAnalytic
+from .build_data import make_source
+from .build_family import AnyFamily, frugal, make_family
+from .schema import Config, ScopeLora
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
 
@@ -83,27 +80,6 @@ def engine_of(config: Config, built: Built, out: Path, **more: object) -> Engine
         precision=train.precision,
         **more,  # type: ignore[arg-type]
     )
-
-
-# -- data ----------------------------------------------------------------------------------------------------------
-
-
-def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
-    """Where batches come from."""
-    d, train = config.data, config.train
-    if isinstance(family, AnalyticFamily):
-        return AnalyticSource(family, train.batch, config.seed)
-    micro = train.micro * world
-    if isinstance(d, DataShapes):
-        first = family.from_image if family.needs_image else None
-        return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed, first)
-    if isinstance(d, DataPrompts) and Path(d.path).is_file():
-        assert not isinstance(config.family, FamilyAnalytic)
-        shape = family.codec.shape(*config.family.clip)
-        data = PromptData(read_prompts(Path(d.path)), shape, RememberedText(family.text))
-        return Feed(data, train.batch, micro, config.seed)
-    assert isinstance(d, DataLatents | DataPrompts)
-    return Feed(open_data(d.path, family.text, family.codec), train.batch, micro, config.seed)
 
 
 # -- roles ----------------------------------------------------------------------------------------------------------

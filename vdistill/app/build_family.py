@@ -12,6 +12,7 @@ from ..core.cond import Cond
 from ..core.schedule import Schedule
 from ..core.scope import recomputed
 from ..data.loader import open_data
+from ..data.manifest import scan
 from ..data.prompts import read_prompts
 from ..families import memory
 from ..families.analytic_family import AnalyticFamily
@@ -19,7 +20,7 @@ from ..families.stock import StockFamily
 from ..families.tiny import TinyFamily, TinySize
 from ..worlds.shapes import Shapes
 from .models import open_model, random_model
-from .schema import Config, DataLatents, DataPrompts, DataShapes
+from .schema import Config, Data, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .texts import remember_texts
 
@@ -88,11 +89,19 @@ def tiny_size(f: FamilyTiny) -> TinySize:
 
 def vocabulary(config: Config) -> Sequence[str]:
     """Captions a new tokenizer is learned from: the world's, or the data's own."""
-    d = config.data
-    if isinstance(d, DataLatents):
-        return open_data(d.path, lambda captions: Cond()).captions()
+    return captions_of(config.data)
+
+
+def captions_of(d: Data) -> Sequence[str]:
+    """What a data section says of its clips; of the world a part."""
+    if isinstance(d, DataMix):
+        return [caption for part in d.parts for caption in captions_of(part)]
+    if isinstance(d, DataMedia):
+        return [item.caption for item in scan(Path(d.path), images=d.images, caption=d.caption).items]
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
         return read_prompts(Path(d.path))
+    if isinstance(d, DataLatents | DataPrompts):
+        return open_data(d.path, lambda captions: Cond()).captions()
     world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
     return [world.caption(i) for i in range(VOCABULARY)]
 

@@ -60,6 +60,8 @@ DATA = {
     "shapes": "vdistill.worlds.source:ShapesSource",
     "latents": "vdistill.data.latents:LatentData",
     "prompts": "vdistill.data.prompts:PromptData",
+    "media": "vdistill.data.on_the_fly:MediaData",
+    "mix": "vdistill.data.mix:Mixed",
     "analytic": "vdistill.families.analytic:Exact",
 }
 SCOPES = {"full": "vdistill.core.scope:full_roles", "lora": "vdistill.core.scope:lora_roles"}

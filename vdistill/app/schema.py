@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from .fits import misfits
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
-from .section import REQUIRED, Decay, LocalPath, Section, Share, Words, faults, note
+from .section import REQUIRED, Decay, LocalPath, Section, Share, Words, fault, faults, note
 
 Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class DataShapes(Section):
@@ -42,6 +43,38 @@ class DataPrompts(Section):
     path: LocalPath = note(REQUIRED, "text file with one caption a line, or a folder of vdistill prepare")
     frames: int = note(17, "length of the clips to generate; the family's when left out", "frames", ge=1)
     size: int = note(32, "height and width; the family's when left out", "pixels", ge=1)
+
+
+class DataMedia(Section):
+    """The user's own videos and images, encoded while training; `vdistill prepare` encodes them once instead."""
+
+    name: Literal["media"] = note("media", "this data")
+    path: LocalPath = note(REQUIRED, "folder of files, metadata.jsonl or metadata.csv")
+    fps: float = note(8.0, "rate at which frames are taken, by timestamps", "frames a second", gt=0, le=480)
+    stride: int | None = note(None, "from one clip of a video to the next; its length when left out", "frames", ge=1)
+    buckets: Words = note((), "sizes WIDTHxHEIGHT, each file gets the nearest aspect; the family's when left out")
+    images: bool = note(False, "take images too, as clips of one frame")
+    caption: str | None = note(None, "caption of files that come without one")
+    limit_bad: Share = note(0.05, "share of bad files that stops", "share")
+    max_seconds: float = note(600.0, "longest video taken", "seconds", gt=0)
+    max_pixels: int = note(4096 * 2304, "largest frame taken", "pixels", ge=1)
+
+
+Part = Annotated[DataShapes | DataLatents | DataMedia, Field(discriminator="name")]
+
+
+class DataMix(Section):
+    """Several kinds of data, each micro-batch from one of them, drawn by weight; images with videos, for example."""
+
+    name: Literal["mix"] = note("mix", "this data")
+    parts: Annotated[tuple[Part, ...], Field(strict=False)] = note(REQUIRED, "sections like data itself", min_length=1)
+    weights: Annotated[tuple[Weight, ...], Field(strict=False)] = note((), "how often each; equal when left out")
+
+    @model_validator(mode="after")
+    def _a_weight_for_each(self) -> DataMix:
+        if self.weights and (len(self.weights) != len(self.parts) or not sum(self.weights)):
+            raise fault("weights", f"{[*self.weights]} for {len(self.parts)} parts; one for each, such as [0.7, 0.3]")
+        return self
 
 
 class DataAnalytic(Section):
@@ -105,7 +138,9 @@ class Validation(Section):
 
 
 Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
-Data = Annotated[DataShapes | DataLatents | DataPrompts | DataAnalytic, Field(discriminator="name")]
+Data = Annotated[
+    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataAnalytic, Field(discriminator="name")
+]
 Scope = Annotated[ScopeFull | ScopeLora, Field(discriminator="name")]
 
 
@@ -129,20 +164,7 @@ class Config(Section):
     @classmethod
     def _one_length_and_size(cls, given: Any) -> Any:
         """frames and size are said once: data takes the family's, the family data's."""
-        family, data = (given.get(k) if isinstance(given, dict) else None for k in ("family", "data"))
-        if not (isinstance(family, dict) and isinstance(data, dict) and family.get("name") != "analytic"):
-            return given
-        if data.get("name") not in ("shapes", "prompts"):
-            return given
-        keys = ("frames", "size")
-        if family.get("name") != "tiny":  # height and width; the shapes world is square
-            said = {"frames": family.get("frames", 1), "size": family.get("height")}
-            return {**given, "data": {**({} if None in said.values() else said), **data}}
-        return {
-            **given,
-            "family": {**{k: data[k] for k in keys if k in data}, **family},
-            "data": {**{k: family[k] for k in keys if k in family}, **data},
-        }
+        return _said_once(given)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
@@ -150,3 +172,24 @@ class Config(Section):
         if found:
             raise faults(found)
         return self
+
+
+def _said_once(given: Any) -> Any:
+    """A config whose family and data both have the frames and size that one of them says."""
+    family, data = (given.get(k) if isinstance(given, dict) else None for k in ("family", "data"))
+    if not (isinstance(family, dict) and isinstance(data, dict) and family.get("name") != "analytic"):
+        return given
+    if data.get("name") == "mix" and isinstance(data.get("parts"), list):  # its worlds take the family's
+        parts = [_said_once({"family": family, "data": part})["data"] for part in data["parts"]]
+        return {**given, "data": {**data, "parts": parts}}
+    if data.get("name") not in ("shapes", "prompts"):
+        return given
+    keys = ("frames", "size")
+    if family.get("name") != "tiny":  # height and width; the shapes world is square
+        said = {"frames": family.get("frames", 1), "size": family.get("height")}
+        return {**given, "data": {**({} if None in said.values() else said), **data}}
+    return {
+        **given,
+        "family": {**{k: data[k] for k in keys if k in data}, **family},
+        "data": {**{k: family[k] for k in keys if k in family}, **data},
+    }

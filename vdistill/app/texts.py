@@ -15,7 +15,7 @@ from ..data.loader import open_data
 from ..data.texts import FOLDER, Texts, TextWriter, fingerprint
 from ..families.captions import Parts
 from ..families.stock import StockFamily
-from .schema import Config
+from .schema import Config, Data, DataMix
 
 
 def settings_of(family: StockFamily, dtype: str = "float32") -> dict[str, Any]:
@@ -50,7 +50,8 @@ def said(family: StockFamily, caption: str) -> Parts:
 
 
 def remember_texts(config: Config, family: StockFamily) -> None:
-    """Give a family the embeddings that were prepared with the config's data; then its text encoders leave memory.
+    """Give a family the embeddings that were prepared with the config's data. Where all of it has them, the text
+    encoders leave memory.
 
     UserError for embeddings of another encoder, or that lack a caption of the data.
     """
@@ -73,13 +74,19 @@ def remember_texts(config: Config, family: StockFamily) -> None:
         return own.get(caption) or next((each for each in found if each is not None), None)
 
     family.remember(prepared)
-    family.release_encoders()
+    if len(folders) == len(parts_of(config)):
+        family.release_encoders()
 
 
 def text_folders(config: Config) -> list[Path]:
     """Folders of the config's data that hold text embeddings."""
-    path = getattr(config.data, "path", None)
-    return [Path(path)] if path and (Path(path) / FOLDER / "index.json").is_file() else []
+    found = [Path(path) for part in parts_of(config) if (path := getattr(part, "path", None))]
+    return [path for path in found if (path / FOLDER / "index.json").is_file()]
+
+
+def parts_of(config: Config) -> Sequence[Data]:
+    """The parts of a mixture, or the one kind of data."""
+    return config.data.parts if isinstance(config.data, DataMix) else (config.data,)
 
 
 def asked(config: Config) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
         open_regular(path) as handle,
         av.open(handle, "r", container_options={"format_whitelist": DEMUXERS}, metadata_errors="ignore") as container,
     ):
-        stream = _stream(container, path)
+        stream = pictures_of(container, path)
         _check(container, stream, limits, path)
         aspect = _pixel_aspect(stream, path)
         start: Fraction | None = None
@@ -183,7 +183,7 @@ def decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
         _check_end(container, stream, float(last), path)
 
 
-def _stream(container: Any, path: Path) -> Any:
+def pictures_of(container: Any, path: Path) -> Any:
     """The first stream of pictures; the cover of an album is none."""
     covers = av.stream.Disposition.attached_pic
     found = [s for s in container.streams.video if not s.disposition & covers]
