@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
@@ -15,9 +16,7 @@ from .yaml_lines import Fault, Key, Tree
 
 UNIONS: dict[str, dict[str, type[BaseModel]]] = {
     section: {
-        name: each
-        for each in get_args(get_args(kind)[0])
-        for name in get_args(each.model_fields["name"].annotation)
+        name: each for each in get_args(get_args(kind)[0]) for name in get_args(each.model_fields["name"].annotation)
     }
     for section, kind in {"family": Family, "data": Data, "method": Method, "scope": Scope}.items()
 }
@@ -75,8 +74,10 @@ def _faults(detail: ErrorDetails, tree: Tree, where: str) -> Iterator[Fault]:
 
 
 def _key(loc: tuple[int | str, ...]) -> Key:
-    """pydantic's place without the name of the union's member it puts behind the section."""
-    return (loc[0], *loc[2:]) if loc and loc[0] in UNIONS else tuple(loc)
+    """pydantic's place without the names of the unions' members it puts behind a section, or a part of a mixture."""
+    key = (loc[0], *loc[2:]) if loc and loc[0] in UNIONS else tuple(loc)
+    behind = zip((None, *key), key, strict=False)
+    return tuple(part for last, part in behind if not (isinstance(last, int) and part in UNIONS["data"]))
 
 
 def _dotted(key: Key) -> str:
@@ -96,11 +97,12 @@ def _text(detail: ErrorDetails, key: Key, value: Any) -> str:
     if kind == "extra_forbidden":
         return f"unknown key{_instead_of(key, value)}"
     if kind == "missing":
-        return "is missing" + (f"; allowed: {', '.join(UNIONS[str(key[0])])} (as its name)" if key[0] in UNIONS else "")
+        section = len(key) == 1 and key[0] in UNIONS
+        return "is missing" + (f"; allowed: {', '.join(UNIONS[str(key[0])])} (as its name)" if section else "")
     if kind == "union_tag_not_found":
         return f"is missing; allowed: {', '.join(UNIONS[str(key[0])])}"
     if kind == "union_tag_invalid":
-        return _not_one_of(str(ctx["tag"]), [*UNIONS[str(key[0])]])
+        return _not_one_of(str(ctx["tag"]), re.findall(r"'(\w+)'", ctx["expected_tags"]))
     if kind == "literal_error":
         return _not_one_of(given, [part.strip("'") for part in ctx["expected"].replace(" or ", ", ").split(", ")])
     if kind in BOUNDS:
@@ -160,6 +162,10 @@ def model_at(key: Key, value: Any) -> type[BaseModel] | None:
     """The class of the section at a place, given what the config says its names are."""
     model: type[BaseModel] | None = Config
     for part in key:
+        if isinstance(part, int):  # a part of a mixture, a data section of its own
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+            model = UNIONS["data"].get(value.get("name", "") if isinstance(value, dict) else "")
+            continue
         value = value.get(part) if isinstance(value, dict) else None
         if model is Config and part in UNIONS:
             model = UNIONS[str(part)].get(value.get("name", "") if isinstance(value, dict) else "")
