@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers.guiders import ClassifierFreeGuidance
-from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
 from torch import Tensor, nn
 
 from ..core.cond import Cond
@@ -49,7 +47,7 @@ class Hunyuan15Family(HunyuanFamily):
 
     def __init__(self, pipe: Any, negative: str = "") -> None:
         guider = pipe.guider
-        if type(guider) is not ClassifierFreeGuidance or guider.guidance_rescale:
+        if type(guider).__name__ != "ClassifierFreeGuidance" or guider.guidance_rescale:
             found = f"{type(guider).__name__}, guidance_rescale {getattr(guider, 'guidance_rescale', 0)}"
             what = f"the pipeline is guided by {found}; known is ClassifierFreeGuidance without rescaling"
             raise UserError(what, "guider", "save the pipeline with a guider of that kind")
@@ -68,6 +66,8 @@ class Hunyuan15Family(HunyuanFamily):
 
     def check_text(self, captions: Sequence[str]) -> None:
         """As of any family, and what stands in quotes has a limit of its own."""
+        from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts  # says a lot
+
         super().check_text(captions)
         limit = int(self.pipe.tokenizer_2_max_length)
         for caption in () if self.cut_long_text else {*captions} - self._known.keys():
@@ -99,7 +99,7 @@ class Hunyuan15Family(HunyuanFamily):
         kept = self.pipe
         if times is not None:
             self.pipe = copy.copy(kept)
-            self.pipe.register_modules(guider=ClassifierFreeGuidance(guidance_scale=1.0))
+            self.pipe.register_modules(guider=type(kept.guider)(guidance_scale=1.0))
         try:
             super().save(net, folder, times)
         finally:
