@@ -180,7 +180,7 @@ def decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
             last = moment
         if not count:
             raise BadMedia("no frame could be decoded", path.name)
-        _check_end(container, stream, float(last), path)
+        check_end(container, stream, float(last), path)
 
 
 def pictures_of(container: Any, path: Path) -> Any:
@@ -213,7 +213,7 @@ def _check(container: Any, stream: Any, limits: Limits, path: Path) -> None:
             raise BadMedia(f"is truncated: {size} bytes of at least {needed}", path.name, "copy it again")
 
 
-def _check_end(container: Any, stream: Any, last: float, path: Path) -> None:
+def check_end(container: Any, stream: Any, last: float, path: Path) -> None:
     """A file cut short decodes without a word up to the cut; its header still says how long it was."""
     if not {"matroska", "avi", "flv", "asf"} & set(container.format.name.split(",")):
         return

@@ -1,7 +1,8 @@
 """Media encoded while training: no latents on disk, one clip decoded at a time. `vdistill prepare` is the alternative.
 
 Files are looked through once, at the start, for their size and their timestamps; pixels are decoded when a batch wants
-them. A clip is exactly what `prepare` would have stored of it.
+them. A clip is exactly what `prepare` would have stored of it. A video is decoded from its beginning to the end of the
+clip, so long ones are better cut, or prepared.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from . import clips
 from .buckets import Bucket, choose
 from .clips import Plan, too_short
 from .manifest import Item, Listing
-from .media import DEMUXERS, decode, picture, pictures_of, reason, resample, show
+from .media import DEMUXERS, check_end, decode, picture, pictures_of, reason, resample, show
 from .paths import open_regular
 
 
@@ -150,10 +151,11 @@ def moments(item: Item, plan: Plan) -> list[Fraction]:
     ):
         stream = pictures_of(container, item.path)
         told = [_moment(packet) for packet in container.demux(stream) if packet.size and not packet.is_discard]
-    known = sorted({moment for moment in told if moment is not None})
-    if None in told or not known:
-        return [moment for moment, _ in decode(item.path, plan.limits)]
-    return [moment - known[0] for moment in known]
+        known = sorted({moment for moment in told if moment is not None})
+        if None not in told and known:
+            check_end(container, stream, float(known[-1] - known[0]), item.path)
+            return [moment - known[0] for moment in known]
+    return [moment for moment, _ in decode(item.path, plan.limits)]
 
 
 def _moment(packet: Any) -> Fraction | None:
