@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.engine import Source
@@ -41,13 +42,26 @@ def source_of(config: Config, family: StockFamily, d: Data, micro: int) -> Sourc
         return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed, first)
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
         assert not isinstance(config.family, FamilyAnalytic)
+        refuse_without_images(family, d.path)
         shape = family.codec.shape(*config.family.clip)
         data = PromptData(read_prompts(Path(d.path)), shape, RememberedText(family.text))
         return Feed(data, train.batch, micro, config.seed)
     if isinstance(d, DataMedia):
         return Feed(media_data(config, family, d), train.batch, micro, config.seed)
     assert isinstance(d, DataLatents | DataPrompts)
-    return Feed(open_data(d.path, family.text, family.codec), train.batch, micro, config.seed)
+    stored = open_data(d.path, family.text, family.codec)
+    refuse_without_images(family, d.path, getattr(stored, "fields", ()))
+    return Feed(stored, train.batch, micro, config.seed)
+
+
+def refuse_without_images(family: StockFamily, path: str, fields: Sequence[str] = ()) -> None:
+    """UserError where a teacher starts from an image and the data has no conditions of one, or the other way round."""
+    if family.needs_image and not fields:
+        hint = "prepare its clips with this family, or say data: {name: media}"
+        raise UserError(f"{family.name} of this folder starts from an image; this data has none", path, hint)
+    if fields and not family.needs_image:
+        what = f"was prepared for a teacher that starts from an image ({', '.join(fields)})"
+        raise UserError(what, path, "prepare with this family")
 
 
 def media_data(config: Config, family: StockFamily, d: DataMedia) -> MediaData:
