@@ -21,7 +21,8 @@ from toys import tiny_family
 from vdistill.app import bank as command
 from vdistill.app import config as configs
 from vdistill.app.build import build, engine_of, make_roles
-from vdistill.app.trajectories import Trajectories, open_trajectories, times_of
+from vdistill.app.kept_times import times_of
+from vdistill.app.trajectories import Trajectories, open_trajectories
 from vdistill.core.bank import Bank
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
@@ -35,6 +36,8 @@ from vdistill.core.solvers import path, solve
 from vdistill.core.step import Batch
 from vdistill.data.bank import BankData, OnTrajectory
 from vdistill.data.loader import Feed
+from vdistill.data.media import write_video
+from vdistill.data.prompts import save_prompts
 from vdistill.families.tiny import TinyFamily
 from vdistill.methods.guidance import GuidanceConfig, GuidanceDistillation
 
@@ -131,6 +134,7 @@ def test_students_times_are_kept_and_the_number_of_steps_stays(exact: Path) -> N
     assert one.keep == (1.0, 0.5, 0.0) and len(one.grid) == 6 and set(one.keep) <= set(one.grid)
     assert made_of(exact, "1,0.9,0.2").keep == (1.0, 0.9, 0.2, 0.0)
     config, schedule = configs.load(exact), Schedule("rf", shift=3.0)
+    assert times_of("0.52,0.5", config, Schedule(), 4)[0] == (1.0, 0.52, 0.5, 0.25, 0.0)
     assert times_of("student", config, schedule, 4) == (tuple(schedule.grid(4).tolist()), (1.0, 0.75, 0.0))
 
 
@@ -159,6 +163,50 @@ def test_half_precision_halves_the_bank_and_the_prediction_is_right(tiny: Path, 
         each, once = made.bytes()
         file = tmp_path / dtype / "part-00000" / "shard-00000.safetensors"
         assert 0 <= file.stat().st_size - (4 * each + once) < 1024  # the header
+
+
+def test_noise_labels_and_scales_do_not_depend_on_what_is_made_together(exact: Path, tmp_path: Path) -> None:
+    for batch in ("1", "3", "8"):
+        bank(exact, tmp_path / batch, "--count", "8", "--shard", "8", "--batch", batch, "--guidance", "1:2")
+    (x, c, _), (y, d, _), (z, e, _) = (content(tmp_path / batch) for batch in ("1", "3", "8"))
+    assert torch.equal(x[:, 0], y[:, 0]) and torch.equal(x[:, 0], z[:, 0]) and len(x[:, 0, 0, 0].unique()) == 8
+    for name in ("label", "guidance"):
+        assert torch.equal(c.fields[name], d.fields[name]) and torch.equal(c.fields[name], e.fields[name])
+
+
+STARTS = {"family": {"name": "wan", "random_tiny": "wan-i2v", "frames": 5, "height": 32, "width": 32},
+          "method": {"name": "dmd2", "steps": 2}, "train": {"steps": 1, "batch": 2}, "name": "toy"}  # fmt: skip
+
+
+def test_a_teacher_that_starts_from_an_image_gets_the_worlds_and_no_prompts(tiny: Path, tmp_path: Path) -> None:
+    shapes = written(tmp_path / "i2v.yaml", {**STARTS, "data": {"name": "shapes"}})
+    bank(shapes, tmp_path / "b", "--count", "2", "--steps", "2")
+    states, cond, texts = content(tmp_path / "b")
+    assert {"first", "image", "text"} <= cond.fields.keys() and len(texts) == 2 and states.isfinite().all()
+    assert not torch.equal(cond.fields["first"][0], cond.fields["first"][1])
+    data = {"name": "prompts", "path": str(tmp_path / "prompts.txt")}
+    with pytest.raises(UserError, match="starts from an image, prompts has none"):
+        bank(written(tmp_path / "no.yaml", {**STARTS, "data": data}), tmp_path / "c", "--count", "2")
+
+
+def test_first_images_come_from_the_users_own_clips(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for name, grey in (("dark", -0.5), ("light", 0.5)):
+        write_video(tmp_path / "clips" / f"{name}.mp4", torch.full((3, 5, 32, 32), grey), fps=8)
+        (tmp_path / "clips" / f"{name}.txt").write_text(name)
+    data = {"name": "media", "path": str(tmp_path / "clips")}
+    bank(written(tmp_path / "i2v.yaml", {**STARTS, "data": data}), tmp_path / "b", "--count", "4", "--steps", "2")
+    _, cond, texts = content(tmp_path / "b")
+    assert sorted(texts) == ["dark", "dark", "light", "light"]
+    first = dict(zip(texts, cond.fields["first"], strict=True))
+    assert all(torch.equal(image, first[text]) for text, image in zip(texts, cond.fields["first"], strict=True))
+    assert not torch.equal(first["dark"], first["light"])
+
+
+def test_a_prepared_folder_of_prompts_says_the_shape(tiny: Path, tmp_path: Path) -> None:
+    save_prompts(tmp_path / "prepared", ["a red square", "a blue circle"], made_of(tiny).shape)
+    bank(tiny, tmp_path / "b", "--count", "2", "--set", f"data.path={tmp_path / 'prepared'}")
+    assert sorted(content(tmp_path / "b")[2]) == ["a blue circle", "a red square"]
 
 
 # -- whoever writes it -----------------------------------------------------------------------------------------------
@@ -316,6 +364,7 @@ def test_other_weights_and_other_captions_are_named(tiny: Path, tmp_path: Path, 
         (["--keep", "0.5,1"], "must descend"),
         (["--keep", "1.5,0"], "must descend"),
         (["--keep", "0"], "must descend"),
+        (["--keep", "1,nan,0"], "must descend"),
         (["--keep", "1,.9,.8,.7,.6"], "4 times to keep on a way of 4 steps"),
         (["--keep", "student", "--set", "method={name: flow}"], "method flow has no times"),
         (["--device", "tpu"], "no device 'tpu' here"),
