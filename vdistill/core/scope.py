@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -154,8 +155,14 @@ def recomputed(block: nn.Module, *args: Any, run: Callable[..., Any] | None = No
 
 
 def merged(net: Net, adapter: str) -> Net:
-    """A copy of the network with one adapter added into its weights and all adapters gone."""
-    plain = copy.deepcopy(net)
+    """A copy of the network in main memory, with one adapter added into its weights and all adapters gone.
+
+    Weights kept in 8 bits become bfloat16, which holds each of them exactly.
+    """
+    whole = {id(t): _in_main_memory(t) for t in (*net.parameters(), *net.buffers())}
+    plain = copy.deepcopy(net, whole)
+    for module in plain.modules():
+        module.__dict__.pop("forward", None)  # what stands before a class's own belongs to the network copied from
     layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in layers:
         layer.enable_adapters(True)
@@ -163,3 +170,9 @@ def merged(net: Net, adapter: str) -> Net:
         parent, _, child = name.rpartition(".")
         setattr(plain.get_submodule(parent), child, layer.get_base_layer())
     return plain
+
+
+def _in_main_memory(tensor: Tensor) -> Tensor:
+    small = tensor.is_floating_point() and tensor.element_size() == 1
+    copied = tensor.detach().to("cpu", torch.bfloat16 if small else tensor.dtype, copy=True)
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied

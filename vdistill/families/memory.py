@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from ..core.errors import UserError
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Offload = Literal["none", "block", "leaf"]
 
 
@@ -54,9 +56,12 @@ def checkpoint_gradients(parts: Mapping[str, Any], how: Callable[..., Any]) -> N
 
 
 def store_in_8_bits(parts: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Keep weights as float8 e4m3 and compute in `dtype`; layers that diffusers deems sensitive stay as they are."""
+    """Keep weights as float8 e4m3 and compute in `dtype`; layers that diffusers deems sensitive stay as they are, and
+    so do convolutions, whose gradient needs their weights after they have been put away."""
     for module in parts.values():
-        module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        module.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype, skip_modules_classes=CONVOLUTIONS
+        )
 
 
 def offload(parts: Mapping[str, Any], device: torch.device, kind: Offload) -> None:
