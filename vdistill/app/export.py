@@ -19,7 +19,7 @@ from ..families.stock import GUIDANCE_FILE
 from .about import About, about
 from .build import Built
 from .card import write_card
-from .models import model_folder, open_model
+from .models import hollow_model, model_folder, open_model
 
 INNER = "net."  # where the transformer hangs in a Denoiser
 
@@ -73,7 +73,7 @@ def export_lora(source: Path, out: Path) -> None:
     """The adapter alone, and the few-step scheduler it was trained for."""
     if not (source / LORA_FILE).is_file():
         raise UserError("this model was not trained as an adapter", str(source), "use --to diffusers")
-    if (source / GUIDANCE_FILE).is_file():
+    if (source / GUIDANCE_FILE).is_file() or hollow_model(source).network_of().scale_module() is not None:
         raise UserError(
             "an adapter with a guidance input does not fit into a LoRA file", str(source), "use --to diffusers"
         )

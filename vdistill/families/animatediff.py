@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core.cond import Cond
+from ..core.errors import UserError
+from .kl_codec import KlCodec
 from .sd import SdFamily, UNetNet
 
 
@@ -51,10 +53,27 @@ class MotionNet(UNetNet):
         ]
 
 
+class ClipCodec(KlCodec):
+    """Every frame alone; most: frames its motion modules know positions for."""
+
+    most: int = 32
+
+    def shape(self, length: int, height: int, width: int) -> tuple[int, int, int, int]:
+        if length > self.most:
+            what = f"{length} frames, the motion modules know {self.most} positions"
+            raise UserError(what, "size", f"at most {self.most} frames")
+        return super().shape(length, height, width)
+
+
 class AnimateDiffFamily(SdFamily):
-    """AnimateDiffPipeline: clips of up to 32 frames."""
+    """AnimateDiffPipeline: clips of as many frames as its motion modules know, usually 32."""
 
     name = "animatediff"
     pipelines: ClassVar[tuple[str, ...]] = ("AnimateDiffPipeline",)
     network = MotionNet
     image = False
+
+    def make_codec(self) -> ClipCodec:
+        codec = ClipCodec(self.pipe.vae, scale=self.pipe.vae.config.scaling_factor, spatial=self.side, flat=True)
+        codec.most = int(self.pipe.unet.config.motion_max_seq_length)
+        return codec

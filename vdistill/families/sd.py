@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from ..core.attention import Attend
@@ -19,9 +19,17 @@ from .stock_net import Processor, StockNet
 SCALE_WIDTH = 256  # of the guidance embedding a UNet is given, as in LCM
 
 
+def frequencies(count: int) -> Tensor:
+    """From 1 down to 1/10000, to the last bit the pipelines': angles are in the thousands."""
+    step = torch.tensor(10000.0).log() / (count - 1)
+    return (torch.arange(count, dtype=torch.float32) * -step).exp()
+
+
 class UNetNet(StockNet):
     """Reads "text" [B, L, D] and, of XL, "text.pooled" [B, D] and, if given, "time_ids" [B, 6]: original height and
-    width, top and left of the crop, target height and width, in pixels."""
+    width, top and left of the crop, target height and width, in pixels. side: pixels of a latent position."""
+
+    side: int = 8
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -43,19 +51,18 @@ class UNetNet(StockNet):
         return out[:, :, None]  # type: ignore[no-any-return]
 
     def scale(self, cond: Cond) -> Tensor | None:
-        """The embedding of w = s - 1 of stock pipelines (LCM, Luo et al. 2023): sines, then cosines, of 1000 w."""
+        """The embedding of w = s - 1 of stock pipelines (LCM, Luo et al. 2023): sines, then cosines, of 1000 w f."""
         if not self.takes_scale or "guidance" not in cond.fields:
             return None
-        width = self.model.config.time_cond_proj_dim
-        wave = get_timestep_embedding(1000.0 * (cond.fields["guidance"].float() - 1), width, downscale_freq_shift=1)
-        return wave.to(self.model.dtype)  # type: ignore[no-any-return]
+        told = 1000.0 * (cond.fields["guidance"].double() - 1).float()
+        angles = told[:, None] * frequencies(self.model.config.time_cond_proj_dim // 2).to(told.device)
+        return torch.cat([angles.sin(), angles.cos()], 1).to(self.model.dtype)
 
     def added(self, x: Tensor, cond: Cond) -> dict[str, Tensor] | None:
         """Added conditions of XL: the pooled text and the sizes."""
         if self.model.config.addition_embed_type != "text_time":
             return None
-        side = 8  # pixels of a latent position
-        height, width = x.shape[-2] * side, x.shape[-1] * side
+        height, width = x.shape[-2] * self.side, x.shape[-1] * self.side
         ids = cond.fields.get("time_ids")
         if ids is None:
             ids = x.new_tensor([[height, width, 0, 0, height, width]]).expand(len(x), -1)
@@ -118,10 +125,25 @@ class SdFamily(StockFamily):
     network = UNetNet
     image = True
 
+    @property
+    def side(self) -> int:
+        """Pixels of a latent position."""
+        return int(2 ** (len(self.pipe.vae.config.block_out_channels) - 1))
+
+    def make_network(self, parts: Mapping[str, nn.Module]) -> StockNet:
+        network = super().make_network(parts)
+        network.side = self.side  # type: ignore[assignment]
+        return network
+
     def make_codec(self) -> KlCodec:
-        config = self.pipe.vae.config
-        spatial = 2 ** (len(config.block_out_channels) - 1)
-        return KlCodec(self.pipe.vae, scale=config.scaling_factor, spatial=spatial, flat=True)
+        return KlCodec(self.pipe.vae, scale=self.pipe.vae.config.scaling_factor, spatial=self.side, flat=True)
+
+    def advance(
+        self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
+    ) -> Tensor:
+        """With the pipelines' eta of 0, which is not every scheduler's own."""
+        more = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
+        return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
 
     @property
     def text_length(self) -> int:
@@ -132,11 +154,44 @@ class SdFamily(StockFamily):
         return {"text": found}
 
 
+@contextmanager
+def wide(vae: Any) -> Iterator[None]:
+    """Inside, a VAE that says it overflows in float16 is in float32, as in the pipeline of XL."""
+    narrow = vae.dtype == torch.float16 and vae.config.force_upcast
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)
+
+
+class XlCodec(KlCodec):
+    """Of XL: in float32 where half precision overflows."""
+
+    def raw_encode(self, pixels: Tensor) -> Tensor:
+        with wide(self.vae):
+            return super().raw_encode(pixels.to(self.vae.dtype))
+
+    def raw_decode(self, z: Tensor) -> Tensor:
+        with wide(self.vae):
+            return super().raw_decode(z.to(self.vae.dtype))
+
+
 class SdxlFamily(SdFamily):
-    """Stable Diffusion XL."""
+    """Stable Diffusion XL; where its VAE states means and deviations of channels, latents are normalised by them."""
 
     name = "sdxl"
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+
+    def make_codec(self) -> KlCodec:
+        config = self.pipe.vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or std is None:
+            return XlCodec(self.pipe.vae, scale=config.scaling_factor, spatial=self.side, flat=True)
+        scale = [config.scaling_factor / deviation for deviation in std]
+        return XlCodec(self.pipe.vae, scale=scale, shift=mean, spatial=self.side, flat=True)
 
     def encode(self, caption: str) -> Parts:
         text, _, pooled, _ = self.pipe.encode_prompt(
