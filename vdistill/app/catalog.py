@@ -80,6 +80,7 @@ COMMANDS = {
     "bank": ("vdistill.app.bank", "write a teacher's trajectories to disk, for training that needs no teacher passes"),
     "train": ("vdistill.app.train", "train a teacher or distil a student, as a config says"),
     "check": ("vdistill.app.check", "say everything that is wrong with a config"),
+    "plan": ("vdistill.app.plan", "say what a config needs: parameters, memory by role, work, hours on a named GPU"),
     "sample": ("vdistill.app.sample", "make clips from captions with any model"),
     "eval": ("vdistill.app.evaluate", "measure a model on held-out captions"),
     "export": ("vdistill.app.export", "write a trained student as a diffusers pipeline or a LoRA file"),

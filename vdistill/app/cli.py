@@ -101,6 +101,16 @@ def _export(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _plan(p: argparse.ArgumentParser) -> None:
+    p.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, see configs/")
+    _set(p)
+    p.add_argument("--shape", metavar="NAME", help="published teacher to reckon with, where its folder is not here")
+    p.add_argument("--gpu", metavar="NAME", default="a100-80", help="such as h100 or rtx4090 (default: a100-80)")
+    p.add_argument("--gpus", metavar="N", type=int, default=1, help="that train together (default: 1)")
+    p.add_argument("--mfu", metavar="X", type=float, default=0.4, help="share of the peak reached (default: 0.4)")
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+
+
 def _bank(p: argparse.ArgumentParser) -> None:
     from .bank import arguments
 
@@ -145,6 +155,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "eval": _eval,
     "export": _export,
     "bank": _bank,
+    "plan": _plan,
     "convert": _convert,
     "doctor": _doctor,
 }
