@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,11 +155,10 @@ def test_text_to_video_has_none_of_them(folder: Path, tmp_path: Path) -> None:
 
 def test_half_precision_resumed_and_merged_shards_keep_fields_with_their_clips(folder: Path, tmp_path: Path) -> None:
     path = config(tmp_path, "{name: shapes}", "wan-i2v")
-    later = folder / "2.mp4"
-    aside = later.rename(tmp_path / "2.mp4")
-    prepared(folder, tmp_path / "out", path)
-    aside.rename(later)
-    (folder / "0.txt").write_text("another caption")
+    aside = (folder / "0.mp4").rename(tmp_path / "0.mp4")
+    shutil.copy(folder / "1.mp4", folder / "0.mp4")
+    prepared(folder, tmp_path / "out", path)  # one shard of three sources, of which the first changes
+    aside.replace(folder / "0.mp4")
     data, whole = prepared(folder, tmp_path / "out", path), prepared(folder, tmp_path / "whole", path)
     assert [c.key for c in data.clips] == [c.key for c in whole.clips]
     half = prepared(folder, tmp_path / "half", path, "--dtype", "bfloat16")
