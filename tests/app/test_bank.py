@@ -27,7 +27,7 @@ from vdistill.core.bank import Bank
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.guidance import cfg
-from vdistill.core.guided import Guided, PerSample, guided_x0
+from vdistill.core.guided import Guided, PerSample, Told, guided_x0
 from vdistill.core.inputs import Banked
 from vdistill.core.losses.regression import weighted_x0
 from vdistill.core.rng import Rng
@@ -147,6 +147,15 @@ def test_each_trajectory_draws_its_scale_from_a_range(exact: Path, tmp_path: Pat
     law = made_of(exact).guide(None)
     teacher = PerSample(law.denoiser, drawn, "label")  # type: ignore[attr-defined]
     assert torch.equal(states[:, 1], solve(teacher, states[:, 0], law.schedule.grid(4), cond))
+
+
+def test_a_network_that_is_told_the_scale_is_told_it_and_guided_by_text_where_that_is_learned(tiny: Path) -> None:
+    family = {"name": "flux", "random_tiny": "flux", "height": 64, "width": 64, "long_text": "cut"}
+    config = {**yaml.safe_load(tiny.read_text()), "family": family, "data": {"name": "shapes", "frames": 1, "size": 64}}
+    for method, one in (({"name": "dmd2"}, Told), ({"name": "guidance", "scale_low": 2.0, "scale_high": 2.0}, Guided)):
+        made = made_of(written(tiny.parent / "flux.yaml", {**config, "method": method}))
+        states, cond, _ = made.make([0, 1])
+        assert isinstance(made.guide(None), one) and states.isfinite().all() and "guidance" not in cond.fields
 
 
 def test_every_prompt_comes_once_before_any_comes_again(tiny: Path) -> None:

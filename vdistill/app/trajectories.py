@@ -66,7 +66,6 @@ class Trajectories:
         scale = None
         if self.scales:
             scale = torch.stack([self._rng(i).uniform("scale", (), *self.scales) for i in indices]).to(self.device)
-            cond = cond.with_field(INPUT, scale.float())
         teacher, noise = self.guide(scale), self.noise(indices).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext():
             x, moved = start(teacher.schedule, noise, 1.0), cond.to(self.device)
@@ -152,8 +151,10 @@ def guidance(
 ) -> tuple[Callable[[Tensor | None], Denoiser], tuple[float, float] | None, Any]:
     """(scales -> teacher under guidance, the range they are drawn from, what bank.json says of it)."""
     m, most = config.method, config.train.guidance_batch
-    name = getattr(m, "condition", None) or guided_by
-    if scale is None and isinstance(m, MethodDmd2) and not (guided_by == INPUT and m.guidance.kind == "cfg"):
+    learned = "text" if isinstance(m, MethodGuidance) and guided_by == INPUT else guided_by  # as training asks it
+    name = getattr(m, "condition", None) or learned
+    told = guided_by == INPUT and isinstance(m, MethodDmd2) and m.guidance.kind == "cfg" and not m.guidance.names
+    if scale is None and isinstance(m, MethodDmd2) and not told:
         table = Guided(teacher, guidance_of(m.guidance, guided_by), most)
         return (lambda _: table), None, m.guidance.model_dump(mode="json")
     if scale is None:
@@ -162,8 +163,8 @@ def guidance(
         if scale[0] < scale[1]:
             return (lambda each: PerSample(teacher, each, name, most)), scale, [*scale]  # type: ignore[arg-type]
         scale = scale[0]
-    one = Told(teacher, scale) if guided_by == INPUT else Guided(teacher, cfg(scale, name), most)
-    fixed: Denoiser = teacher if scale == 1 and guided_by != INPUT else one
+    one = Told(teacher, scale) if name == INPUT else Guided(teacher, cfg(scale, name), most)
+    fixed: Denoiser = teacher if scale == 1 and name != INPUT else one
     return (lambda _: fixed), None, scale
 
 

@@ -206,7 +206,7 @@ class Bank:
         """UserError, naming the file, for a bank that is missing, empty or not whole."""
         times, found = written(folder)
         if not times:
-            raise UserError(f"not a trajectory bank: no {INDEX}", str(folder))
+            raise UserError(f"not a trajectory bank: no {INDEX}", str(folder), "make one with `vdistill bank`")
         shards = tuple(found.values())
         if not shards:
             raise UserError("the bank is empty", str(folder), "write trajectories to it first")
