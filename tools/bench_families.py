@@ -2,9 +2,9 @@
 
     python tools/bench_families.py [--json FILE] [--only wan flux] [--repeats 5] [--steps 8]
 
-Seconds from the first network call of a step to the first of the next: network passes, guidance and scheduler step. The two
-loops take turns in one process; the ratio is that of their medians. Tiny random weights of the stock classes, on latents
-large enough that a step takes a few dozen milliseconds.
+Seconds from the first network call of a step to the first of the next: network passes, guidance and scheduler step. The
+two loops take turns in one process; the ratio is that of their medians. Tiny random weights of the stock classes, on
+latents large enough that a step takes a few dozen milliseconds.
 """
 
 from __future__ import annotations

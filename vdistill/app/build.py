@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..core.bank import Bank
 from ..core.denoiser import Denoiser, Net, Tapped
 from ..core.engine import Cadence, Engine, Source
 from ..core.errors import UserError
@@ -19,6 +20,7 @@ from ..core.optim import OptimSpec
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
 from ..core.step import Method
 from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
+from ..data.bank import OnTrajectory
 from ..discriminators.adversarial import Adversarial
 from ..discriminators.heads import TokenHeads
 from ..families.analytic import LABEL
@@ -31,7 +33,7 @@ from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
-from .schema import Config, ScopeLora
+from .schema import Config, DataBank, ScopeLora
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
 
@@ -143,7 +145,7 @@ def make_method(
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
-        inputs = inputs_of(m.inputs, m.times or (), law, m.data_weight)
+        inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
         return GuidanceDistillation(spec, roles.teacher, student, module, inputs), m.times
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
     if isinstance(m, MethodLcm):
@@ -173,12 +175,15 @@ def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, .
     terms = [adversarial(m, critic)] if m.gan_weight else []
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor), teacher, roles.denoisers["student"], critic, roles.modules,
-        Generated(inputs_of(m.inputs, times, Grid(times), m.data_weight)), terms, Uniform(m.t_min, m.t_max),
+        Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight)), terms, Uniform(m.t_min, m.t_max),
     )  # fmt: skip
 
 
-def inputs_of(kind: str, times: tuple[float, ...], law: Times, data_weight: float) -> Inputs:
-    """Noised data at times of `law`, the student's own sampling at `times`, or a mixture."""
+def inputs_of(config: Config, kind: str, times: tuple[float, ...], law: Times, data_weight: float) -> Inputs:
+    """Noised data at times of `law`, the student's own sampling at `times`, a mixture, or states of a bank."""
+    if kind == "bank":
+        assert isinstance(config.data, DataBank)
+        return OnTrajectory(Bank.open(Path(config.data.path)), times)
     if kind == "data":
         return Noised(law)
     own = Simulated(times)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..core.engine import Source
 from ..core.errors import UserError
+from ..data.bank import BankData
 from ..data.buckets import Bucket, parse
 from ..data.clips import Plan
 from ..data.loader import Feed, RememberedText, open_data
@@ -19,13 +20,15 @@ from ..families.analytic_family import AnalyticFamily, AnalyticSource
 from ..families.stock import StockFamily
 from ..worlds.source import ShapesSource
 from .build_family import AnyFamily, world_of
-from .schema import Config, Data, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
+from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
 from .schema_family import FamilyAnalytic
 
 
 def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
     """Where batches come from."""
     d, micro = config.data, config.train.micro * world
+    if isinstance(d, DataBank):
+        return Feed(BankData(d.path), config.train.batch, micro, config.seed)
     if isinstance(family, AnalyticFamily):
         return AnalyticSource(family, config.train.batch, config.seed)
     if isinstance(d, DataMix):

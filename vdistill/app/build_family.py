@@ -11,6 +11,7 @@ import torch
 from ..core.cond import Cond
 from ..core.schedule import Schedule
 from ..core.scope import recomputed
+from ..data.bank import BankData
 from ..data.loader import open_data
 from ..data.manifest import scan
 from ..data.prompts import read_prompts
@@ -20,7 +21,7 @@ from ..families.stock import StockFamily
 from ..families.tiny import TinyFamily, TinySize
 from ..worlds.shapes import Shapes
 from .models import open_model, random_model
-from .schema import Config, Data, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
+from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .texts import remember_texts
 
@@ -96,6 +97,8 @@ def captions_of(d: Data) -> Sequence[str]:
     """What a data section says of its clips; of the world a part."""
     if isinstance(d, DataMix):
         return [caption for part in d.parts for caption in captions_of(part)]
+    if isinstance(d, DataBank):
+        return BankData(d.path).captions()
     if isinstance(d, DataMedia):
         return [item.caption for item in scan(Path(d.path), images=d.images, caption=d.caption).items]
     if isinstance(d, DataPrompts) and Path(d.path).is_file():

@@ -62,6 +62,7 @@ DATA = {
     "prompts": "vdistill.data.prompts:PromptData",
     "media": "vdistill.data.on_the_fly:MediaData",
     "mix": "vdistill.data.mix:Mixed",
+    "bank": "vdistill.data.bank:BankData",
     "analytic": "vdistill.families.analytic:Exact",
 }
 SCOPES = {"full": "vdistill.core.scope:full_roles", "lora": "vdistill.core.scope:lora_roles"}

@@ -26,7 +26,7 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
 
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     family, data, method = config.family, config.data, config.method
-    if (family.name == "analytic") != (data.name == "analytic"):
+    if data.name != "bank" and (family.name == "analytic") != (data.name == "analytic"):
         other = "analytic" if family.name == "analytic" else "shapes, latents or prompts"
         yield "data.name", f"{data.name} does not go with family {family.name}; {other} does"
     if isinstance(family, FamilyTiny) and family.path is None:
@@ -40,6 +40,8 @@ def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
 
 def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
     data, method = config.data, config.method
+    if getattr(method, "inputs", "") == "bank" and data.name != "bank":
+        yield "method.inputs", f"bank needs data: (name: bank), found {data.name}"
     if data.name != "prompts":
         return
     if method.name != "dmd2":

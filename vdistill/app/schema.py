@@ -77,6 +77,13 @@ class DataMix(Section):
         return self
 
 
+class DataBank(Section):
+    """A teacher's trajectories that `vdistill bank` wrote: their ends are the clips, their conditions the captions."""
+
+    name: Literal["bank"] = note("bank", "this data")
+    path: LocalPath = note(REQUIRED, "folder written by vdistill bank")
+
+
 class DataAnalytic(Section):
     """Samples of the analytic family's own law."""
 
@@ -139,7 +146,7 @@ class Validation(Section):
 
 Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
 Data = Annotated[
-    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataAnalytic, Field(discriminator="name")
+    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataBank | DataAnalytic, Field(discriminator="name")
 ]
 Scope = Annotated[ScopeFull | ScopeLora, Field(discriminator="name")]
 

@@ -60,14 +60,16 @@ class MethodGuidance(Section):
     condition: str | None = note(None, "the condition it guides; the family's when left out")
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     times: Few | None = note(None, "times of a few-step student; any number of steps when left out", "t, 1 = noise")
-    inputs: Literal["data", "backward", "mix"] = note(
-        "data", "what the student sees: noised data, its own sampling at 'times', or one of them by chance"
+    inputs: Literal["data", "backward", "mix", "bank"] = note(
+        "data",
+        "what the student sees: noised data, its own sampling at 'times', one of them by chance, or, where data is a "
+        "bank, states of the clip's own trajectory",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
 
     @model_validator(mode="after")
     def _own_sampling_needs_times(self) -> MethodGuidance:
-        if self.inputs != "data" and self.times is None:
+        if self.inputs not in ("data", "bank") and self.times is None:
             raise fault("inputs", f"{self.inputs} is the student's own sampling, which needs its 'times'")
         return self
 
@@ -128,8 +130,10 @@ class MethodDmd2(FewSteps):
     t_min: Share = note(0.02, "smallest time at which teacher and critic are compared", "t, 1 = noise")
     t_max: Share = note(0.98, "largest time at which teacher and critic are compared", "t, 1 = noise")
     floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
-    inputs: Literal["backward", "data", "mix"] = note(
-        "backward", "what the student denoises: its own sampling, noised data, or one of them by chance"
+    inputs: Literal["backward", "data", "mix", "bank"] = note(
+        "backward",
+        "what the student denoises: its own sampling, noised data, one of them by chance, or, where data is a bank, "
+        "states of the clip's own trajectory",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
     gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)

@@ -37,6 +37,6 @@ class ShapesSource:
         captions = [self.world.caption(i) for i in indices]
         x, cond = self.codec.encode(clips), self.text(captions)
         if self.image_fields is not None:
-            first = clips[:, :, 0].to(x.device)
-            cond = replace(cond, fields={**cond.fields, **self.image_fields(first, x.shape[1:])})
+            shown = self.image_fields(clips[:, :, 0].to(x.device), x.shape[1:])
+            cond = replace(cond, fields={**cond.fields, **shown})
         return Batch(x, cond, keys=tuple(f"shapes/{i}" for i in indices))
