@@ -170,7 +170,7 @@ def test_models_that_do_not_open_get_one_line_each(folder: Path, tmp_path: Path)
     (pickled / weights).rename(pickled / "transformer/diffusion_pytorch_model.bin")
     foreign = broken("foreign")
     index = json.loads((foreign / "model_index.json").read_text())
-    (foreign / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
+    (foreign / "model_index.json").write_text(json.dumps(index | {"_class_name": "KandinskyPipeline"}))
     shape = broken("shape") / "transformer/config.json"
     shape.write_text(shape.read_text().replace('"ffn_dim": 32', '"ffn_dim": 48'))
     for name, words in [
