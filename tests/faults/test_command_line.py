@@ -149,7 +149,7 @@ def latents(folder: str, x: torch.Tensor, count: int = 8) -> str:
     store = Store(Path(folder), {"frames": 5, "buckets": ["16x16"], "probe": probe})
     store.begin(lambda source: None)
     for i in range(count):
-        store.add(f"c{i}.mp4", "ab", [0.0], x.clone())
+        store.add(f"c{i}.mp4", "ab", [0.0], {"x": x.clone()})
     store.finish({f"c{i}.mp4": f"a red square {i}" for i in range(count)})
     return f"data={{name: latents, path: {folder}}}"
 
