@@ -234,6 +234,14 @@ def test_without_a_word_the_size_is_the_pipelines() -> None:
     assert (c.family.defaults()["height"], c.family.defaults()["width"]) == (480, 848)
 
 
+def test_clips_of_a_batch_are_coded_one_by_one() -> None:
+    codec = case("hunyuan15").family.codec
+    pixels = torch.rand(2, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    z = codec.encode(pixels)
+    assert torch.equal(z[1:], codec.encode(pixels[1:])) and not torch.equal(z[:1], z[1:])
+    assert torch.equal(codec.decode(z)[1:], codec.decode(z[1:]))
+
+
 def test_what_does_not_fit_the_codec_is_one_line() -> None:
     codec = case("hunyuan15").family.codec
     for size, words in (((10, 64, 48), r"1 \+ k \* 4"), ((9, 72, 48), "multiples of 16")):

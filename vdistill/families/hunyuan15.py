@@ -38,6 +38,16 @@ class Hunyuan15Net(HunyuanNet):
         return list(self.model.transformer_blocks)
 
 
+class Hunyuan15Codec(KlCodec):
+    """One clip after the other: the mask of the stock VAE's attention fits no batch."""
+
+    def raw_encode(self, pixels: Tensor) -> Tensor:
+        return torch.cat([super(Hunyuan15Codec, self).raw_encode(each) for each in pixels.split(1)])
+
+    def raw_decode(self, z: Tensor) -> Tensor:
+        return torch.cat([super(Hunyuan15Codec, self).raw_decode(each) for each in z.split(1)])
+
+
 class Hunyuan15Family(HunyuanFamily):
     """HunyuanVideo15Pipeline. Its guider says the default scale and at which steps it acts."""
 
@@ -55,7 +65,7 @@ class Hunyuan15Family(HunyuanFamily):
 
     def make_codec(self) -> KlCodec:
         pipe = self.pipe
-        return KlCodec(
+        return Hunyuan15Codec(
             pipe.vae, scale=pipe.vae.config.scaling_factor, temporal=int(pipe.vae_scale_factor_temporal),
             spatial=int(pipe.vae_scale_factor_spatial), multiple=self.network_of().patch[1],
         )  # fmt: skip
