@@ -10,6 +10,7 @@ latents large enough that a step takes a few dozen milliseconds.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -32,7 +33,7 @@ from vdistill.families.random_tiny import CALLS, TINY_CALLS, VARIANTS, random_ti
 from vdistill.families.stock import StockFamily
 from vdistill.families.stock_sampler import sample_stock
 
-GROWN = {"cogvideox-i2v": 1, "hunyuan15": 2, "dit": 1, "animatediff": 2}  # sides, in units of the tiny call's
+GROWN = {"cogvideox-i2v": 1, "cogvideox15-5b": 1, "hunyuan15": 2, "dit": 1, "animatediff": 2}  # sides, in units of the tiny call's
 SIDES = 6
 
 
@@ -45,8 +46,8 @@ class StepClock:
             network.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        timestep = named.get("timestep", args[1] if len(args) > 1 else None)
-        value = float(torch.as_tensor(timestep).flatten().max())
+        given = inspect.signature(type(module).forward).bind(module, *args, **named).arguments
+        value = float(torch.as_tensor(given["timestep"]).flatten().max())
         if not self.begun or self.begun[-1][0] != value:
             self.begun.append((value, time.perf_counter()))
 
