@@ -33,7 +33,8 @@ from vdistill.families.random_tiny import CALLS, TINY_CALLS, VARIANTS, random_ti
 from vdistill.families.stock import StockFamily
 from vdistill.families.stock_sampler import sample_stock
 
-GROWN = {"cogvideox-i2v": 1, "cogvideox15-5b": 1, "hunyuan15": 2, "dit": 1, "animatediff": 2}  # sides, in units of the tiny call's
+GROWN = {"cogvideox-i2v": 1, "cogvideox15-5b": 1, "hunyuan15": 2, "dit": 1, "animatediff": 2}
+"""Sides, in units of the tiny call's; SIDES for the others."""
 SIDES = 6
 
 
