@@ -17,24 +17,14 @@ from ..families.published import PUBLISHED, published, shape_of_folder
 from .build_family import make_family
 from .catalog import FAMILIES, PIPELINES, find
 from .config import load
-from .plan_flops import MFU, Gpu, gpu_named
+from .plan_flops import Gpu, gpu_named
 from .plan_memory import Opened, Simulated
 from .plan_step import simulate
 from .schema import Config
 from .schema_family import FamilyAnalytic, FamilyStock
+from .texts import parts_of, text_folders
 
 GIB = 1 << 30
-
-
-def arguments(p: argparse.ArgumentParser) -> None:
-    """What may be asked."""
-    p.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, see configs/")
-    p.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a key")
-    p.add_argument("--shape", metavar="NAME", help="published teacher to reckon with, where its folder is not here")
-    p.add_argument("--gpu", metavar="NAME", default="a100-80", help="such as h100 or rtx4090 (default: a100-80)")
-    p.add_argument("--gpus", metavar="N", type=int, default=1, help="that train together (default: 1)")
-    p.add_argument("--mfu", metavar="X", type=float, default=MFU, help=f"share of the peak reached (default: {MFU})")
-    p.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,24 +64,24 @@ class Planned:
 def opened(config: Config, shape: str | None = None) -> Opened:
     """The family of a config without its weights, from its folder's configs, from the table of published teachers, or
     a small one as it is. UserError for one that none of them knows."""
-    f = config.family
+    f, released = config.family, len(text_folders(config)) == len(parts_of(config))
     if isinstance(f, FamilyAnalytic):
         raise UserError("the analytic family makes points, there is nothing to plan", "family.name")
     if not isinstance(f, FamilyStock) or f.random_tiny:
-        family = make_family(config)
-        return Opened(family, text_tokens(family))  # type: ignore[arg-type]
+        family = make_family(config, texts=False)
+        return Opened(family, text_tokens(family), None, released)  # type: ignore[arg-type]
     folder, dtype = Path(f.path or ""), getattr(torch, f.dtype)
     if shape is None and (folder / INDEX).is_file():
         pipe = folder_pipe(folder)
         family = find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe)
-        return Opened(family, text_tokens(family), dtype)
+        return Opened(family, text_tokens(family), dtype, released)
     name = shape or shape_of_folder(folder)
     if name is None:
         own = ", ".join(short for short, p in PUBLISHED.items() if p.family == f.name)
         raise UserError(f"nothing at {f.path!r}", "family.path", f"name a published teacher with --shape: {own}")
     p = published(name)
     pipe = published_pipe(p)
-    return Opened(find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe), p.length, dtype)
+    return Opened(find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe), p.length, dtype, released)
 
 
 def checked(pipeline: str, family: str) -> str:
@@ -170,6 +160,7 @@ def report(
         "memory": dict(found.memory),
         "resident": found.resident,
         "working": {name: update.working for name, update in found.updates.items()},
+        "between": dict(found.between),
         "peak": found.peak,
         "peak_with_gradient_checkpointing": on.peak if on else None,
         "peak_without_gradient_checkpointing": off.peak if off else None,
@@ -207,6 +198,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:<28} {gib(size)}"
     for name, size in told["working"].items():
         yield f"  {f'working, update of {name}':<28} {gib(size)}"
+    for name, size in told["between"].items():
+        yield f"  {f'working, {name}':<28} {gib(size)}"
     yield f"  {'most at once':<28} {gib(told['peak'])}"
     for how in ("with", "without"):
         if (peak := told[f"peak_{how}_gradient_checkpointing"]) is not None:
@@ -229,9 +222,12 @@ def verdict(told: dict[str, Any]) -> Iterator[str]:
         yield f"fits: {gib(told['peak']).strip()} in {room}"
         return
     yield f"does not fit: {gib(told['peak']).strip()} in {room}"
+    encoders = sum(v for k, v in told["memory"].items() if k.startswith("weights: text_encoder"))
+    if encoders:
+        yield f"  text encoders, {gib(encoders).strip()}, leave memory where data has vdistill prepare --text"
     for change in told["changes"]:
-        verdict = "fits" if change["fits"] else "still too much"
-        yield f"  and --set {change['set']:<36} {gib(change['peak'])}  {verdict}"
+        word = "fits" if change["fits"] else "still too much"
+        yield f"  and --set {change['set']:<36} {gib(change['peak'])}  {word}"
     if not any(change["fits"] for change in told["changes"]):
         yield "  nothing here makes it fit; take a larger GPU, shorter clips or a smaller picture"
 

@@ -16,11 +16,12 @@ Flops = Counter[torch.dtype]
 @dataclass(frozen=True)
 class Opened:
     """A family whose weights nobody needs; the tokens of a caption its network is given; what type its weights would
-    be opened in, None where they are as they will be."""
+    be opened in, None where they are as they will be; released: whether its text encoders leave memory."""
 
     family: StockFamily
     length: int
     dtype: torch.dtype | None = None
+    released: bool = False
 
 
 @dataclass
@@ -48,12 +49,13 @@ class Update:
 @dataclass(frozen=True)
 class Simulated:
     """parts: parameters by part; memory: resident bytes by what they are; updates: by learner; can_recompute: whether
-    its networks can compute activations twice."""
+    its networks can compute activations twice; between: bytes of what is done between updates, for itself."""
 
     parts: Mapping[str, int]
     memory: Mapping[str, int]
     updates: Mapping[str, Update]
     can_recompute: bool = True
+    between: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def resident(self) -> int:
@@ -62,8 +64,9 @@ class Simulated:
 
     @property
     def peak(self) -> int:
-        """Most bytes alive in any update."""
-        return max(update.peak for update in self.updates.values())
+        """Most bytes alive in any update, or between them."""
+        rest = [self.resident + size for size in self.between.values()]
+        return max([*(update.peak for update in self.updates.values()), *rest])
 
     @property
     def flops(self) -> Flops:

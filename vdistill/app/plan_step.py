@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.optim import Ema, Optimizer
@@ -20,13 +20,16 @@ from ..families import memory
 from ..families.hollow import conditions, emptied, empty_conditions, hollow, weightless
 from ..families.stock import StockFamily
 from .build import make_method, make_roles, optim_of
+from .generate import Plan
 from .models import clip_shape
 from .plan_listen import Listener, repeated
 from .plan_memory import Opened, Simulated, Update, mean
 from .plan_sizes import bytes_of, counted, net_of, states, stepping, trained, weights
 from .plan_watch import AsOnGpu, Watch
-from .schema import Config
+from .schema import Config, DataMedia, DataShapes
 from .schema_family import FamilyAnalytic, FamilyStock
+from .texts import parts_of
+from .validate import SHOWN
 
 CYCLE = 60  # steps over which the turns of learners repeat
 
@@ -53,9 +56,11 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
     family = opened.family
     assert not isinstance(config.family, FamilyAnalytic)
     shape = clip_shape(family, *config.family.clip)
+    if opened.released:
+        family.release_encoders()
     parts, others = counted(family), bystanders(family)
     weightless(family, opened.dtype)
-    plain(family, config)
+    plain(family, config, gpu)
     with torch.device("meta"):
         roles, embedded = make_roles(without_offload(config), family)
     methods = [(share, make_method(each, family, roles, embedded)[0]) for share, each in inputs_told_apart(config)]
@@ -69,7 +74,27 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
         batch = config.train.batch
         cond = Cond(empty_conditions(told, batch), {}, empty_conditions(told, 1))
         run = _Run(config, roles, Batch(torch.zeros(batch, *shape), cond), watch, gpu, gpus)
-        return mean([(share, run.simulated(method, parts, held)) for share, method in methods])
+        found = mean([(share, run.simulated(method, parts, held)) for share, method in methods])
+        return replace(found, between=between(config, family, shape, watch))
+
+
+def between(config: Config, family: StockFamily, shape: tuple[int, ...], watch: Watch) -> dict[str, int]:
+    """Bytes the VAE needs between updates, for itself: of a clip that is encoded, of clips that are decoded."""
+    found = {}
+
+    def most(name: str, work: Callable[[Tensor], Tensor], given: Tensor) -> None:
+        alive = watch.alive
+        watch.forget_peak()
+        work(given)
+        found[name] = watch.peak - alive
+
+    if any(isinstance(part, DataMedia | DataShapes) for part in parts_of(config)):
+        assert not isinstance(config.family, FamilyAnalytic)
+        most("encoding a clip", family.codec.encode, torch.zeros(1, 3, *config.family.clip))
+    if config.validation.every:
+        count = min(len(config.validation.prompts) or SHOWN, Plan().batch)
+        most(f"decoding {count} clips", family.codec.decode, torch.zeros(count, *shape))
+    return found
 
 
 def bystanders(family: StockFamily) -> dict[str, nn.Module]:
@@ -78,16 +103,20 @@ def bystanders(family: StockFamily) -> dict[str, nn.Module]:
     return {name: m for name, m in parts if isinstance(m, nn.Module) and name not in family.networks}
 
 
-def plain(family: StockFamily, config: Config) -> None:
-    """The network set to compute its activations twice or not; of two experts, the first one answers."""
+def plain(family: StockFamily, config: Config, gpu: bool) -> None:
+    """Network and VAE set to work in pieces or not, as the config says; of two experts, the first one answers."""
     network: Any = family.network_of()
     if getattr(network, "boundary", None) is not None:
         network.boundary = None  # which expert answers is for a batch's times to say; each works as the other
     for part in network.parts.values():
         if getattr(part, "_supports_gradient_checkpointing", False):
             part.disable_gradient_checkpointing()
+    if isinstance(config.family, FamilyStock) and config.family.tiling:
+        memory.tile(family.pipe.vae)
     if config.train.gradient_checkpointing:
-        memory.checkpoint_gradients(network.parts, recomputed)
+        memory.checkpoint_gradients(
+            network.parts, lambda block, *given, run: recomputed(block, *given, run=AsOnGpu(gpu).around(run))
+        )
 
 
 def without_offload(config: Config) -> Config:
@@ -121,7 +150,6 @@ class _Run:
 
     def __init__(self, config: Config, roles: Roles, batch: Batch, watch: Watch, gpu: bool, gpus: int) -> None:
         self.config, self.roles, self.batch, self.watch, self.gpu, self.gpus = config, roles, batch, watch, gpu, gpus
-        self.peak = 0
 
     def simulated(self, method: Method, parts: Mapping[str, int], others: Mapping[str, int]) -> Simulated:
         """A step of one method."""

@@ -89,6 +89,15 @@ class AsOnGpu(TorchFunctionMode):
         super().__init__()
         self.wide = wide
 
+    def around(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same work under this mode: for what a backward pass computes again, which suspends it."""
+
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return work(*args, **kwargs)
+
+        return inside
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.wide and func in self.WIDE and torch.is_autocast_enabled("cpu"):
@@ -96,6 +105,8 @@ class AsOnGpu(TorchFunctionMode):
                 return func(*map(_wide, args), **{k: _wide(v) for k, v in kwargs.items()})
         if func is Tensor.__bool__ and isinstance(args[0], FakeTensor):
             return True
+        if func is Tensor.__setitem__ and isinstance(args[0], FakeTensor) and not isinstance(args[2], Tensor):
+            return None  # filled one by one, a mask of many positions would take minutes
         if func is Tensor.__invert__:
             out = func(*args)
             out.chooses_none = True  # type: ignore[attr-defined]

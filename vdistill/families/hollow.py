@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -34,16 +34,32 @@ GLYPHS = 256  # tokens of HunyuanVideo 1.5 for text in quotes
 @contextmanager
 def hollow() -> Iterator[None]:
     """Inside, new tensors hold nothing. What was remembered meanwhile (function caches) is forgotten at the end."""
+    apply = nn.Module._apply
+    nn.Module._apply = _changed  # type: ignore[method-assign,assignment]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
     finally:
+        nn.Module._apply = apply  # type: ignore[method-assign]
         for name, module in list(sys.modules.items()):
             if name.startswith("vdistill."):
                 for kept in list(vars(module).values()):
                     clear = getattr(kept, "cache_clear", None)
                     if callable(clear):
                         clear()
+
+
+def _changed(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """In place of PyTorch's own, which would swap a hollow weight with its changed self and cannot."""
+    for each in module.modules() if recurse else [module]:
+        for held in (each._parameters, each._buffers):
+            for name, value in held.items():
+                if value is not None:
+                    with torch.no_grad():
+                        new = change(value)
+                    kept = isinstance(value, nn.Parameter) and new is not value
+                    held[name] = nn.Parameter(new, value.requires_grad) if kept else new  # type: ignore[assignment]
+    return module
 
 
 def weightless(family: StockFamily, dtype: torch.dtype | None = None) -> StockFamily:
