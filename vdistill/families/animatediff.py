@@ -20,7 +20,7 @@ class MotionNet(UNetNet):
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         text = self.text(cond).repeat_interleave(x.shape[2], dim=0)
         return self.model(  # type: ignore[no-any-return]
-            x.to(self.model.dtype), timestep, text, timestep_cond=self.scale(cond), return_dict=False
+            x.to(self.dtype), timestep, text, timestep_cond=self.scale(cond), return_dict=False
         )[0]
 
     @property

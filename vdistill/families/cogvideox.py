@@ -16,11 +16,13 @@ from torch import Tensor
 from ..core.attention import Attend
 from ..core.cond import Cond
 from .cogvideox_codec import CogCodec
-from .seams import Rope, normed, split_heads
+from .rope import AxialRope, frequencies
+from .seams import normed, split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
 
 LENGTH = 226  # tokens that T5 reads
+THETA = 10000.0  # of the rotary positions
 OFS = 2.0  # what the 1.5 image-to-video network is told
 
 
@@ -44,8 +46,8 @@ class CogSeam:
     _attention_backend = None
     _parallel_config = None
 
-    def __init__(self, layer: int, attend: Attend) -> None:
-        self.layer, self.attend = layer, attend
+    def __init__(self, layer: int, attend: Attend, time: Tensor) -> None:
+        self.layer, self.attend, self.time = layer, attend, time
 
     def __call__(
         self,
@@ -58,7 +60,7 @@ class CogSeam:
         rows = encoder_hidden_states.shape[1]
         both = torch.cat([encoder_hidden_states, hidden_states], 1)
         q, k, v = (split_heads(project(both), attn) for project in (attn.to_q, attn.to_k, attn.to_v))
-        rope = None if image_rotary_emb is None else Rope(image_rotary_emb, rows)
+        rope = None if image_rotary_emb is None else AxialRope(image_rotary_emb, self.time, rows)
         out = self.attend(self.layer, normed(attn.norm_q, q), normed(attn.norm_k, k), v, rope, prefix=rows)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2).to(both.dtype)))
         return out[:, rows:], out[:, :rows]
@@ -75,7 +77,7 @@ class CogNet(StockNet):
         return (config.patch_size_t or 1, config.patch_size, config.patch_size)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        config, dtype = self.model.config, self.model.dtype
+        config, dtype = self.model.config, self.dtype
         seen = x.to(dtype)
         if "first" in cond.fields:
             seen = torch.cat([seen, cond.fields["first"].to(dtype)], 1)
@@ -98,7 +100,7 @@ class CogNet(StockNet):
         return [block.attn1 for block in self.model.transformer_blocks]
 
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return CogSeam(layer, attend)
+        return CogSeam(layer, attend, frequencies(self.model.config.attention_head_dim // 4, THETA))
 
 
 class CogVideoXFamily(StockFamily):

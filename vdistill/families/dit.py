@@ -31,7 +31,7 @@ class DitNet(StockNet):
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         out = self.model(
-            x[:, :, 0].to(self.model.dtype), timestep.expand(len(x)), cond.fields["label"], return_dict=False
+            x[:, :, 0].to(self.dtype), timestep.expand(len(x)), cond.fields["label"], return_dict=False
         )[0]
         return out[:, : x.shape[1], None]  # type: ignore[no-any-return]
 

@@ -47,7 +47,7 @@ class FluxNet(StockNet):
         return bool(self.model.config.guidance_embeds) or self.guidance is not None
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        text, dtype = self.text(cond), self.model.dtype
+        text, dtype = self.text(cond), self.dtype
         high, wide = x.shape[-2] // 2, x.shape[-1] // 2
         places = torch.cartesian_prod(*(torch.arange(n, device=x.device, dtype=dtype) for n in (1, high, wide)))
         out = self.model(

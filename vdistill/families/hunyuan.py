@@ -14,7 +14,8 @@ from ..core.cond import Cond
 from ..core.guided import INPUT
 from .kl_codec import KlCodec
 from .opening import call_defaults
-from .seams import Rope, normed, split_heads
+from .rope import AxialRope, frequencies
+from .seams import normed, split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
 
@@ -28,8 +29,8 @@ class HunyuanSeam:
     _attention_backend = None
     _parallel_config = None
 
-    def __init__(self, layer: int, attend: Attend) -> None:
-        self.layer, self.attend = layer, attend
+    def __init__(self, layer: int, attend: Attend, time: Tensor) -> None:
+        self.layer, self.attend, self.time = layer, attend, time
 
     def __call__(
         self,
@@ -48,7 +49,7 @@ class HunyuanSeam:
         q = both(attn.to_q, attn.add_q_proj, attn.norm_q, attn.norm_added_q if own else attn.norm_q)
         k = both(attn.to_k, attn.add_k_proj, attn.norm_k, attn.norm_added_k if own else attn.norm_k)
         v = both(attn.to_v, attn.add_v_proj, None, None)
-        rope = None if image_rotary_emb is None else Rope(image_rotary_emb, rows)
+        rope = None if image_rotary_emb is None else AxialRope(image_rotary_emb, self.time, rows)
         mask = None
         if attention_mask is not None:
             flat = attention_mask.flatten(1).bool()  # [B, clip + text], or [B, text]
@@ -86,7 +87,7 @@ class HunyuanNet(StockNet):
         return bool(self.model.config.get("guidance_embeds"))
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        dtype, f = self.model.dtype, cond.fields
+        dtype, f = self.dtype, cond.fields
         return self.model(  # type: ignore[no-any-return]
             x.to(dtype), timestep.expand(len(x)), self.text(cond), f["text.mask"].to(dtype), f["text.pooled"].to(dtype),
             guidance=self.scale(x, cond), return_dict=False,
@@ -97,7 +98,7 @@ class HunyuanNet(StockNet):
         if not self.hears_scale:
             return None
         told = cond.fields.get("guidance")
-        return 1000.0 * (x.new_full((len(x),), SCALE) if told is None else told).to(self.model.dtype)
+        return 1000.0 * (x.new_full((len(x),), SCALE) if told is None else told).to(self.dtype)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.model.transformer_blocks, *self.model.single_transformer_blocks]
@@ -106,7 +107,8 @@ class HunyuanNet(StockNet):
         return [block.attn for block in self.blocks()]
 
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return HunyuanSeam(layer, attend)
+        config = self.model.config
+        return HunyuanSeam(layer, attend, frequencies(config.rope_axes_dim[0], config.rope_theta))
 
     def with_scale_input(self) -> Self:
         return self if self.takes_scale else super().with_scale_input()

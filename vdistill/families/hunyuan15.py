@@ -25,7 +25,7 @@ class Hunyuan15Net(HunyuanNet):
     quotes). Without an image: zeros for its features, and for the channels of the first frame and where it is."""
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        config, dtype, f = self.model.config, self.model.dtype, cond.fields
+        config, dtype, f = self.model.config, self.dtype, cond.fields
         nothing = x.new_zeros(len(x), config.in_channels - x.shape[1], *x.shape[2:])
         return self.model(  # type: ignore[no-any-return]
             torch.cat([x, nothing], 1).to(dtype), timestep.expand(len(x)).to(dtype), self.text(cond),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
@@ -17,6 +18,7 @@ from ..core.errors import UserError
 from .few_step import source_of
 from .guidance_input import GuidanceEmbedding
 from .kl_codec import KlCodec
+from .rope import turned
 from .seams import split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
@@ -36,15 +38,31 @@ def unpacked(z: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 class LtxRope:
-    """Rotates [B, heads, N, D] by the model's own cosines and sines [B, N, heads D]."""
+    """Rotates [B, heads, N, D] by the model's own cosines and sines [heads, N, D].
 
-    def __init__(self, freqs: tuple[Tensor, Tensor], attn: Any) -> None:
-        self.cos, self.sin = (split_heads(each, attn) for each in freqs)
+    time: (angle at place 0, angle from one place to the next), float64 [m], of the channels that turn with the place
+    along the sequence: of the three axes in turn, the first, after `pad` channels that never turn.
+    """
+
+    def __init__(self, freqs: tuple[Tensor, Tensor], time: tuple[Tensor, Tensor], pad: int) -> None:
+        self.freqs, self.time, self.pad = freqs, time, pad
 
     def __call__(self, x: Tensor) -> Tensor:
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([-odd, even], -1).flatten(-2)
-        return (x.float() * self.cos + turned.float() * self.sin).to(x.dtype)
+        return turned(x, *self.freqs)
+
+    def at(self, positions: Tensor, rows: int) -> LtxRope:
+        """See `core.attention.Rope`."""
+        start, each = (value.to(positions.device) for value in self.time)
+        angle = start + torch.outer(positions, each)
+        cos, sin = (self._rows(*pair, rows) for pair in zip(self.freqs, (angle.cos(), angle.sin()), strict=True))
+        return LtxRope((cos, sin), self.time, self.pad)
+
+    def _rows(self, table: Tensor, turn: Tensor, rows: int) -> Tensor:
+        """[heads, T rows, D]: turns [T, m] along the sequence and, across it, the table's own."""
+        heads, _, wide = table.shape
+        flat = table[:, :rows].transpose(0, 1).flatten(1)[None].repeat(len(turn), 1, 1)  # [T, rows, heads D]
+        flat[:, :, self.pad :].unflatten(-1, (-1, 3, 2))[..., 0, :] = turn[:, None, :, None].to(table.device, table.dtype)
+        return flat.flatten(0, 1).unflatten(1, (heads, wide)).transpose(0, 1)
 
 
 class LtxSeam:
@@ -53,8 +71,8 @@ class LtxSeam:
     _attention_backend = None
     _parallel_config = None
 
-    def __init__(self, layer: int, attend: Attend) -> None:
-        self.layer, self.attend = layer, attend
+    def __init__(self, layer: int, attend: Attend, time: tuple[Tensor, Tensor], pad: int) -> None:
+        self.layer, self.attend, self.time, self.pad = layer, attend, time, pad
 
     def __call__(
         self,
@@ -66,7 +84,10 @@ class LtxSeam:
     ) -> Tensor:
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
         q, k, v = (split_heads(each, attn) for each in (q, k, attn.to_v(hidden_states)))
-        rope = None if image_rotary_emb is None else LtxRope(image_rotary_emb, attn)
+        rope = None
+        if image_rotary_emb is not None:  # [B, N, heads D] each, the same for every sample
+            cos, sin = (split_heads(each[:1], attn)[0] for each in image_rotary_emb)
+            rope = LtxRope((cos, sin), self.time, self.pad)
         out = self.attend(self.layer, q, k, v, rope).transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
@@ -99,11 +120,13 @@ class LtxNet(StockNet):
             x = torch.cat([first.to(x.dtype), x[:, :, 1:]], 2)
             timestep = timestep[:, None].repeat(1, frames) if timestep.ndim == 1 else timestep.clone()
             timestep[:, 0] = 0
+        if timestep.ndim == 2 and timestep.shape[1] == 1:  # all positions share it
+            timestep = timestep[:, 0]
         if timestep.ndim == 2:  # one time per latent frame -> one per token
             timestep = timestep.repeat_interleave(high * wide, dim=1)
         per_frame, side = self.ratios
         out = self.model(
-            packed(x).to(self.model.dtype), self.text(cond), timestep, cond.fields["text.mask"],
+            packed(x).to(self.dtype), self.text(cond), timestep, cond.fields["text.mask"],
             num_frames=frames, height=high, width=wide,
             rope_interpolation_scale=(per_frame / self.frame_rate, side, side), return_dict=False,
         )[0]  # fmt: skip
@@ -113,7 +136,12 @@ class LtxNet(StockNet):
         return [block.attn1 for block in self.model.transformer_blocks]
 
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return LtxSeam(layer, attend)
+        rope = self.model.rope
+        count, each = rope.dim // 6, self.ratios[0] / self.frame_rate * rope.patch_size_t / rope.base_num_frames
+        # as the stock network computes them, in float32 until they are angles
+        turns = rope.theta ** torch.linspace(0, math.log(rope.theta, rope.theta), count, dtype=torch.float32)
+        turns = turns.double() * math.pi / 2
+        return LtxSeam(layer, attend, (-turns, 2 * each * turns), rope.dim % 6)
 
 
 @contextmanager

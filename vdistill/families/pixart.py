@@ -33,7 +33,7 @@ class PixArtNet(StockNet):
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         out = self.model(
-            x[:, :, 0].to(self.model.dtype), self.text(cond), timestep.expand(len(x)), self.sizes(x),
+            x[:, :, 0].to(self.dtype), self.text(cond), timestep.expand(len(x)), self.sizes(x),
             encoder_attention_mask=cond.fields["text.mask"], return_dict=False,
         )[0]  # fmt: skip
         return out[:, : x.shape[1], None]  # type: ignore[no-any-return]
@@ -43,8 +43,8 @@ class PixArtNet(StockNet):
         if not self.model.use_additional_conditions:
             return {"resolution": None, "aspect_ratio": None}
         height, width = self.side * x.shape[-2], self.side * x.shape[-1]
-        told = x.new_tensor([[height, width]], dtype=self.model.dtype).expand(len(x), -1)
-        ratio = x.new_tensor([[height / width]], dtype=self.model.dtype).expand(len(x), -1)
+        told = x.new_tensor([[height, width]], dtype=self.dtype).expand(len(x), -1)
+        ratio = x.new_tensor([[height / width]], dtype=self.dtype).expand(len(x), -1)
         return {"resolution": told, "aspect_ratio": ratio}
 
     def attentions(self) -> Sequence[Any]:

@@ -45,7 +45,7 @@ class UNetNet(StockNet):
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         out = self.model(
-            x[:, :, 0].to(self.model.dtype), timestep, self.text(cond), timestep_cond=self.scale(cond),
+            x[:, :, 0].to(self.dtype), timestep, self.text(cond), timestep_cond=self.scale(cond),
             added_cond_kwargs=self.added(x, cond), return_dict=False,
         )[0]  # fmt: skip
         return out[:, :, None]  # type: ignore[no-any-return]
@@ -56,7 +56,7 @@ class UNetNet(StockNet):
             return None
         told = 1000.0 * (cond.fields["guidance"].double() - 1).float()
         angles = told[:, None] * frequencies(self.model.config.time_cond_proj_dim // 2).to(told.device)
-        return torch.cat([angles.sin(), angles.cos()], 1).to(self.model.dtype)
+        return torch.cat([angles.sin(), angles.cos()], 1).to(self.dtype)
 
     def added(self, x: Tensor, cond: Cond) -> dict[str, Tensor] | None:
         """Added conditions of XL: the pooled text and the sizes."""
@@ -66,10 +66,10 @@ class UNetNet(StockNet):
         ids = cond.fields.get("time_ids")
         if ids is None:
             ids = x.new_tensor([[height, width, 0, 0, height, width]]).expand(len(x), -1)
-        return {"text_embeds": cond.fields["text.pooled"].to(self.model.dtype), "time_ids": ids.to(self.model.dtype)}
+        return {"text_embeds": cond.fields["text.pooled"].to(self.dtype), "time_ids": ids.to(self.dtype)}
 
     def text(self, cond: Cond) -> Tensor:
-        return cond.fields["text"].to(self.model.dtype)
+        return cond.fields["text"].to(self.dtype)
 
     # -- where things are --
 

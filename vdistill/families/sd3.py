@@ -24,9 +24,9 @@ class Sd3Net(StockNet):
     text_in = "context_embedder"
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        pooled = cond.fields["text.pooled"].to(self.model.dtype)
+        pooled = cond.fields["text.pooled"].to(self.dtype)
         return self.model(  # type: ignore[no-any-return]
-            x[:, :, 0].to(self.model.dtype), self.text(cond), pooled, timestep, return_dict=False
+            x[:, :, 0].to(self.dtype), self.text(cond), pooled, timestep, return_dict=False
         )[0][:, :, None]
 
     @property

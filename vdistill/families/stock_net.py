@@ -23,6 +23,15 @@ Processor = Any
 """What diffusers calls for one attention layer."""
 
 
+def dtype_of(model: Any) -> torch.dtype:
+    """What a stock network computes in: the type of its first weight that is neither kept wide nor stored in 8 bits."""
+    wide = model._keep_in_fp32_modules or ()
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.element_size() > 1 and not any(part in name for part in wide):
+            return value.dtype  # type: ignore[no-any-return]
+    return model.dtype  # type: ignore[no-any-return]
+
+
 class StockNet(nn.Module):
     """x [B, C, T, H, W], t [B] or [B, T] -> prediction, shaped as x. parts: attribute of the pipeline -> its module.
 
@@ -50,6 +59,11 @@ class StockNet(nn.Module):
     def model(self) -> Any:
         """The stock network (the first, where there are two)."""
         return self.get_submodule(self.names[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the stock network computes in: its own `dtype`, which walks through all of its layers at every call."""
+        return dtype_of(self.model)
 
     @property
     def channels(self) -> int:
@@ -92,7 +106,7 @@ class StockNet(nn.Module):
 
     def text(self, cond: Cond) -> Tensor:
         """The text tokens [B, L, D], in the network's type, shifted by the guidance scale where that is an input."""
-        text = cond.fields["text"].to(self.model.dtype)
+        text = cond.fields["text"].to(self.dtype)
         if self.guidance is not None and "guidance" in cond.fields:
             text = text + self.guidance(cond.fields["guidance"]).to(text.dtype)
         return text

@@ -14,23 +14,13 @@ from ..core.cond import Cond
 from ..core.errors import UserError
 from .guidance_input import GuidanceEmbedding
 from .pixel import PixelVae
+from .rope import AxialRope, frequencies
 from .stock import Parts, StockFamily, pictures
-from .stock_net import Processor, StockNet
+from .stock_net import Processor, StockNet, dtype_of
 from .wan_codec import WanCodec
 
+THETA = 10000.0  # of the rotary positions
 LENGTH = 512  # tokens of a caption; image conditions of Wan 2.1 take it for granted
-
-
-class _Rope:
-    """Rotates [B, heads, N, D] by the model's own cosines and sines [1, N, 1, D]."""
-
-    def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        self.cos, self.sin = cos[..., 0::2].transpose(1, 2), sin[..., 1::2].transpose(1, 2)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], -1)
-        return turned.flatten(-2).type_as(x)
 
 
 class _Seam:
@@ -39,8 +29,8 @@ class _Seam:
     _attention_backend = None
     _parallel_config = None
 
-    def __init__(self, layer: int, attend: Attend) -> None:
-        self.layer, self.attend = layer, attend
+    def __init__(self, layer: int, attend: Attend, time: Tensor) -> None:
+        self.layer, self.attend, self.time = layer, attend, time
 
     def __call__(
         self,
@@ -55,7 +45,9 @@ class _Seam:
 
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
         v = attn.to_v(hidden_states)
-        rope = _Rope(*rotary_emb) if rotary_emb is not None else None
+        rope = None
+        if rotary_emb is not None:  # [1, N, 1, D] each
+            rope = AxialRope((rotary_emb[0][0, :, 0], rotary_emb[1][0, :, 0]), self.time)
         out = self.attend(self.layer, heads(q), heads(k), heads(v), rope).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out.type_as(hidden_states)))  # type: ignore[no-any-return]
 
@@ -108,6 +100,8 @@ class WanNet(StockNet):
     def ask(self, network: Any, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         """What one stock network says."""
         first = cond.fields.get("first")
+        if timestep.ndim == 2 and timestep.shape[1] == 1:  # all positions share it
+            timestep = timestep[:, 0]
         if first is not None and first.shape[1] == x.shape[1]:  # it stands in place of the first frame, at time 0
             x = torch.cat([first.to(x.dtype), x[:, :, 1:]], 2)
             timestep = timestep[:, None].repeat(1, x.shape[2]) if timestep.ndim == 1 else timestep.clone()
@@ -118,9 +112,9 @@ class WanNet(StockNet):
             _, high, wide = self.patch
             timestep = timestep.repeat_interleave(x.shape[3] // high * (x.shape[4] // wide), dim=1)
         image = cond.fields.get("image")
-        image = None if image is None else image.to(network.dtype)
+        image = None if image is None else image.to(dtype_of(network))
         return network(  # type: ignore[no-any-return]
-            x.to(network.dtype), timestep, self.text(cond), image, return_dict=False
+            x.to(dtype_of(network)), timestep, self.text(cond), image, return_dict=False
         )[0]
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -130,7 +124,7 @@ class WanNet(StockNet):
         return [block.attn1 for network in self.parts.values() for block in network.blocks]  # type: ignore[union-attr]
 
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
-        return _Seam(layer % len(self.model.blocks), attend)
+        return _Seam(layer % len(self.model.blocks), attend, frequencies(self.model.rope.t_dim, THETA))
 
 
 class WanFamily(StockFamily):
