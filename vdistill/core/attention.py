@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+
+class Rope(Protocol):
+    """Rotary positions of one forward (Su et al. 2021)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [B, heads, N, D], all rows, prefix and sequence; returns it rotated."""
+
+    def at(self, positions: Tensor, rows: int) -> Rope:
+        """The same grid at other places of the sequence axis, without the prefix. positions: [T], any numbers, float64;
+        rows: tokens of each."""
 
 
 class Attend(Protocol):
     """Takes one layer's queries, keys and values. Keys arrive un-rotated; `rope` rotates them where they are read."""
 
     def __call__(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any, *, prefix: int = 0, mask: Tensor | None = None
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        *,
+        prefix: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """q, k, v: [B, heads, N, D]; returns [B, heads, N, D].
 
         The first `prefix` rows do not belong to the sequence (the text of a joint model); the others are
-        position-major along the sequence axis. rope: takes and returns [B, heads, N, D], all rows. mask: [B, N], true
-        where a key may be read.
+        position-major along the sequence axis. mask: [B, N], true where a key may be read.
         """
 
 
 def full(
-    layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Any, *, prefix: int = 0, mask: Tensor | None = None
+    layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope | None, *, prefix: int = 0, mask: Tensor | None = None
 ) -> Tensor:
     """Every position sees every other: the bidirectional default. A family may run its own kernel when it sees this."""
     if rope is not None:

@@ -19,7 +19,8 @@ class Denoiser(Protocol):
     def schedule(self) -> Schedule: ...
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
-        """x: [B, C, T, ...] noised; t: [B] or [B, T] in [0, 1]; returns the clean estimate, shaped as x."""
+        """x: [B, C, T, ...] noised; t: [B], or [B, T] for a time at each position, or [B, 1] for one that all share;
+        returns the clean estimate, shaped as x."""
 
 
 @runtime_checkable

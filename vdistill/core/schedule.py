@@ -20,7 +20,7 @@ Betas = Literal["linear", "scaled_linear", "cosine"]
 
 
 def spread(value: Tensor, x: Tensor) -> Tensor:
-    """View a per-sample [B] or per-position [B, T] value so that it broadcasts against x [B, C, T, ...].
+    """View a per-sample [B] or per-position [B, T] or [B, 1] value so that it broadcasts against x [B, C, T, ...].
 
     Raises ValueError for any other shape; a value that already has the rank of x passes through.
     """
@@ -28,7 +28,7 @@ def spread(value: Tensor, x: Tensor) -> Tensor:
         return value
     if value.ndim == 0 or (value.ndim == 1 and len(value) in (1, len(x))):
         return value.view(-1, *[1] * (x.ndim - 1))
-    if value.ndim == 2 and x.ndim >= 3 and value.shape[1] == x.shape[2]:
+    if value.ndim == 2 and x.ndim >= 3 and value.shape[1] in (1, x.shape[2]):
         return value.view(value.shape[0], 1, value.shape[1], *[1] * (x.ndim - 3))
     raise ValueError(f"t must be [B] or [B, T] for x {tuple(x.shape)}, got {tuple(value.shape)}")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from ..core.attention import Attend
+from .rope import AxialRope
+
+STILL = torch.zeros(0, dtype=torch.float64)  # frequencies of a sequence of one
 
 
 def split_heads(x: Tensor, attn: Any) -> Tensor:
@@ -19,17 +21,6 @@ def split_heads(x: Tensor, attn: Any) -> Tensor:
 def normed(norm: Any, x: Tensor) -> Tensor:
     """A norm that may not be there."""
     return x if norm is None else norm(x)  # type: ignore[no-any-return]
-
-
-class Rope:
-    """Rotates rows [skip:] of [B, heads, N, D] by cosines and sines [N - skip, D]; the rows before stay as they are."""
-
-    def __init__(self, freqs: tuple[Tensor, Tensor], skip: int = 0) -> None:
-        self.freqs, self.skip = freqs, skip
-
-    def __call__(self, x: Tensor) -> Tensor:
-        turned = apply_rotary_emb(x[:, :, self.skip :], self.freqs)
-        return torch.cat([x[:, :, : self.skip], turned], 2) if self.skip else turned  # type: ignore[no-any-return]
 
 
 class SelfSeam:
@@ -52,7 +43,8 @@ class SelfSeam:
 class JointSeam:
     """Text and picture in one attention, each with projections of its own, or already in one sequence, text first.
 
-    prefix: rows of text in a sequence that comes joined.
+    prefix: rows of text in a sequence that comes joined. The stock network rotates by what it looked up, and these
+    networks make single images: places of a sequence are never moved.
     """
 
     _attention_backend = None
@@ -78,7 +70,7 @@ class JointSeam:
             q = torch.cat([normed(attn.norm_added_q, split_heads(attn.add_q_proj(text), attn)), q], 2)
             k = torch.cat([normed(attn.norm_added_k, split_heads(attn.add_k_proj(text), attn)), k], 2)
             v = torch.cat([split_heads(attn.add_v_proj(text), attn), v], 2)
-        rope = None if image_rotary_emb is None else Rope(image_rotary_emb)
+        rope = None if image_rotary_emb is None else AxialRope(image_rotary_emb, STILL)
         out = self.attend(self.layer, q, k, v, rope, prefix=rows).transpose(1, 2).flatten(2).to(hidden_states.dtype)
         if encoder_hidden_states is None:
             return out if getattr(attn, "pre_only", False) else attn.to_out[1](attn.to_out[0](out))

@@ -1,0 +1,157 @@
+"""The two ways a causal student attends: over a whole sequence under a mask, or over its memory, block by block.
+
+Both render the same rule (masks.py), and a pass of one equals passes of the other. Rows of text in front of the clip
+see text alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..core.attention import Rope
+from .cache import Cache
+from .masks import dense, mask_mod
+from .places import places
+
+
+class Masked:
+    """An `Attend` of a whole sequence: position i sits at numbers[i] and sees what table [T, T] says."""
+
+    def __init__(self, table: Tensor, numbers: Sequence[int] | None = None) -> None:
+        self.table = table
+        self.numbers = torch.tensor(range(len(table)) if numbers is None else numbers, dtype=torch.float64)
+        self._ropes: dict[int, Rope] = {}
+        self._masks: dict[tuple[int, int, torch.device], Any] = {}
+
+    def __call__(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        *,
+        prefix: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        rows = (q.shape[2] - prefix) // len(self.table)
+        if rope is not None:
+            placed = (
+                self._ropes.setdefault(rows, rope.at(self.numbers.to(q.device), rows))
+                if not self._ropes
+                else self._ropes[rows]
+            )
+            q, k = _turned(placed, q, prefix), _turned(placed, k, prefix)
+        if q.is_cuda and mask is None:
+            return _flex(q, k, v, self._block_mask(rows, prefix, q))
+        seen = self._dense(rows, prefix, q.device)
+        seen = seen if mask is None else seen & mask[:, None, None]
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+    def _dense(self, rows: int, prefix: int, device: torch.device) -> Tensor:
+        key = (rows, prefix, device)
+        if key not in self._masks:
+            self._masks[key] = dense(self.table.to(device), rows, prefix)
+        return self._masks[key]  # type: ignore[no-any-return]
+
+    def _block_mask(self, rows: int, prefix: int, like: Tensor) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        key = (rows, prefix, like.device)
+        if key not in self._masks:
+            rule, n = mask_mod(self.table.to(like.device), rows, prefix), like.shape[2]
+            self._masks[key] = create_block_mask(rule, None, None, n, n, device=str(like.device))
+        return self._masks[key]
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+    return _compiled()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
+
+
+def _turned(rope: Rope, x: Tensor, prefix: int) -> Tensor:
+    if not prefix:
+        return rope(x)
+    return torch.cat([x[:, :, :prefix], rope(x[:, :, prefix:])], 2)
+
+
+class View:
+    """An `Attend` of one block: it sees itself and what the cache holds for it now, whatever is committed later.
+
+    ids: numbers of its positions. keep: hold on to the block's own keys and values, for `Cache.commit`.
+    """
+
+    def __init__(self, cache: Cache, ids: Sequence[int]) -> None:
+        self.cache, self.ids, self.keep = cache, list(ids), False
+        sink, local = cache.seen(len(self.ids))
+        self.slots = [*sink, *local]
+        numbers = [cache.ids[slot] for slot in self.slots]
+        self.own, self.all = places(cache.layout.places, numbers[: len(sink)], numbers[len(sink) :], self.ids)
+        self.made: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        self._ropes: tuple[Rope, Rope | None] | None = None
+        self._past: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        *,
+        prefix: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        rows = (q.shape[2] - prefix) // len(self.ids)
+        text, (q, k, v) = [x[:, :, :prefix] for x in (q, k, v)], [x[:, :, prefix:] for x in (q, k, v)]
+        if self.keep:
+            self.made[0][layer], self.made[1][layer] = k, v
+        if rope is not None:
+            self._ropes = self._ropes or self._placed(rope, rows, q.device)
+            q, k = self._ropes[0](q), self._ropes[0](k)
+        past = self._past_of(layer, q)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        if not prefix:
+            return scaled_dot_product_attention(q, k, v)
+        told = None if mask is None else mask[:, None, None, :prefix]
+        seen = None if told is None else torch.cat([told, told.new_ones(1).expand(*told.shape[:3], k.shape[2])], 3)
+        k, v = torch.cat([text[1], k], 2), torch.cat([text[2], v], 2)
+        return torch.cat(
+            [
+                scaled_dot_product_attention(*text, attn_mask=told),
+                scaled_dot_product_attention(q, k, v, attn_mask=seen),
+            ],
+            2,
+        )
+
+    def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, Rope | None]:
+        past = self.all[: len(self.slots)].to(device)
+        return rope.at(self.own.to(device), rows), rope.at(past, rows) if self.slots else None
+
+    def _past_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Rotated keys and values of the cache; rotated once, and read in all passes of the block."""
+        if layer not in self._past:
+            found = self.cache.read(layer, self.slots, like.device)
+            if found is None:
+                return None
+            self.cache.lent = self.cache.lent or torch.is_grad_enabled()
+            rope = None if self._ropes is None else self._ropes[1]
+            self._past[layer] = (found[0] if rope is None else rope(found[0]), found[1])
+        return self._past[layer]
+
+    def commit(self) -> None:
+        """Remember what the last pass with `keep` made."""
+        self.cache.commit(self.ids, *self.made)
