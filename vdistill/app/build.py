@@ -18,7 +18,7 @@ from ..core.guided import INPUT, Guided, Told
 from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
 from ..core.optim import OptimSpec
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
-from ..core.step import Method
+from ..core.step import Generate, Method
 from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
 from ..data.bank import OnTrajectory
 from ..discriminators.adversarial import Adversarial
@@ -31,9 +31,11 @@ from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
+from .build_causal import forcing_of, rollout_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .schema import Config, DataBank, ScopeLora
+from .schema_causal import MethodForcing
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
 
@@ -92,14 +94,16 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
     m, scope = config.method, config.scope
     embedded = takes_scale(m)
     names = ("student", "critic") if isinstance(m, MethodDmd2) else ("student",)
-    if isinstance(m, MethodFlow) and not isinstance(scope, ScopeLora):
+    if isinstance(m, MethodFlow | MethodForcing) and not (
+        isinstance(scope, ScopeLora) or (config.causal and config.causal.start)
+    ):
         return Roles(family.net, {"student": family.net}, {"student": family.net}), False
     if isinstance(family, AnalyticFamily):
         if isinstance(scope, ScopeLora):
             raise UserError("the analytic family is trained whole", "scope", "use scope: {name: full}")
         nets = {n: family.network(config.seed + i, embedded) for i, n in enumerate(names)}
         return Roles(family.teacher, nets, nets), embedded
-    start = with_guidance_input(family) if embedded else family.net
+    start = with_guidance_input(family) if embedded else started(config, family) or family.net
     if isinstance(scope, ScopeLora):
         frugal(config, family)
         targets = scope.targets or family.lora_targets
@@ -141,6 +145,9 @@ def make_method(
     if isinstance(m, MethodFlow):
         flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
         return Flow(flow, student, module), None
+    if isinstance(m, MethodForcing):
+        assert isinstance(family, StockFamily)
+        return forcing_of(config, family, roles), None
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
@@ -161,11 +168,18 @@ def make_method(
             limit,
         )
         return Lcm(lcm, roles.teacher, student, module), times
-    return make_dmd2(config, m, roles, times, guided_by), times
+    return make_dmd2(config, m, family, roles, times), times
 
 
-def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, ...], guided_by: str) -> Dmd2:
+def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, times: tuple[float, ...]) -> Dmd2:
     """DMD2 with its guidance, inputs and terms."""
+    guided_by = LABEL if isinstance(family, AnalyticFamily) else family.guided_by
+    make: Generate
+    if m.inputs == "rollout":
+        assert isinstance(family, StockFamily)
+        make = rollout_of(config, family, times)
+    else:
+        make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
     teacher: Denoiser
     if guided_by == INPUT and m.guidance.kind == "cfg" and not m.guidance.names:
         teacher = Told(roles.teacher, m.guidance.scale)
@@ -175,7 +189,7 @@ def make_dmd2(config: Config, m: MethodDmd2, roles: Roles, times: tuple[float, .
     terms = [adversarial(m, critic)] if m.gan_weight else []
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor), teacher, roles.denoisers["student"], critic, roles.modules,
-        Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight)), terms, Uniform(m.t_min, m.t_max),
+        make, terms, Uniform(m.t_min, m.t_max),
     )  # fmt: skip
 
 

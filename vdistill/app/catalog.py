@@ -52,6 +52,7 @@ TARGETS = {
 }
 METHODS = {
     "flow": "vdistill.methods.flow:Flow",
+    "forcing": "vdistill.causal.forcing:Forcing",
     "guidance": "vdistill.methods.guidance:GuidanceDistillation",
     "lcm": "vdistill.methods.lcm:Lcm",
     "dmd2": "vdistill.methods.dmd2:Dmd2",

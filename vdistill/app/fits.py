@@ -15,6 +15,10 @@ GUIDED = {"dit": ("label",), "flux": ("guidance", "text"), "hunyuan": ("guidance
 """What a family is guided by, where it is not text alone."""
 
 
+CAUSAL = ("tiny", "wan", "cogvideox", "hunyuan", "hunyuan15", "ltx")
+"""Families whose students can be causal."""
+
+
 def misfits(config: Config) -> Iterator[tuple[str, str]]:
     """(dotted key, what is wrong with it) of everything that does not fit."""
     yield from _family_and_data(config)
@@ -22,15 +26,16 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
     yield from _clip_and_codec(config)
     yield from _conditions(config)
     yield from _critic(config)
+    yield from _causal(config)
 
 
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     family, data, method = config.family, config.data, config.method
     if data.name != "bank" and (family.name == "analytic") != (data.name == "analytic"):
-        other = "analytic" if family.name == "analytic" else "shapes, latents or prompts"
-        yield "data.name", f"{data.name} does not go with family {family.name}; {other} does"
+        other = "analytic does" if family.name == "analytic" else "shapes, latents, media, mix, bank and prompts do"
+        yield "data.name", f"{data.name} does not go with family {family.name}; {other}"
     if isinstance(family, FamilyTiny) and family.path is None:
-        if method.name != "flow":
+        if method.name not in ("flow", "forcing"):
             yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or 'shapes'"
         elif config.scope.name == "lora":
             yield "scope.name", "lora trains an adapter on a trained model; name one in family.path"
@@ -45,11 +50,14 @@ def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
     if data.name != "prompts":
         return
     if method.name != "dmd2":
-        yield "data.name", f"{method.name} learns from clips; prompts alone are enough for dmd2 only"
+        yield (
+            "data.name",
+            f"{method.name} learns from clips, as in latents, media, mix or bank; prompts alone do for dmd2",
+        )
     elif method.inputs != "backward":
-        yield "method.inputs", f"{method.inputs} needs clips, prompts have none; use backward"
+        yield "method.inputs", f"{method.inputs} needs clips, as in latents or media; with prompts use backward"
     elif method.gan_weight:
-        yield "method.gan_weight", "a GAN needs real clips, prompts have none; use 0"
+        yield "method.gan_weight", "a GAN needs real clips, as in latents or media; with prompts use 0"
 
 
 def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
@@ -107,7 +115,7 @@ def _asked(config: Config) -> dict[str, tuple[str, ...]]:
     if method.name == "dmd2":
         spec = method.guidance
         return {"method.guidance.scales": tuple(spec.scales or ()), "method.guidance.names": spec.names or ()}
-    if method.name == "flow":
+    if method.name in ("flow", "forcing"):
         return {}
     return {"method.condition": (method.condition,) if method.condition else ()}
 
@@ -118,3 +126,20 @@ def _critic(config: Config) -> Iterator[tuple[str, str]]:
         yield "method.critic_lr", "is said in optim.critic_lr too; say it once"
     if method.name != "dmd2" and optim.critic_lr is not None:
         yield "optim.critic_lr", f"{method.name} has no critic; leave it out"
+
+
+def _causal(config: Config) -> Iterator[tuple[str, str]]:
+    causal, family, method = config.causal, config.family, config.method
+    rolled = method.name == "dmd2" and method.inputs == "rollout"
+    if causal is None:
+        if method.name == "forcing" or rolled:
+            key = "method.name" if method.name == "forcing" else "method.inputs"
+            yield key, f"{'forcing' if method.name == 'forcing' else 'rollout'} needs a section causal: (block: 3)"
+        return
+    if family.name not in CAUSAL:
+        yield "causal", f"family {family.name} has no sequence to go along; {', '.join(CAUSAL)} have"
+    if method.name != "forcing" and not rolled:
+        known = "forcing, or dmd2 with inputs: rollout"
+        yield "method.name", f"{method.name} does not train a causal student; {known} does"
+    if causal.start is not None and config.scope.name == "lora":
+        yield "causal.start", "adapters begin at the teacher's weights; use scope: (name: full), or leave it out"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .fits import misfits
+from .schema_causal import Causal
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
 from .section import REQUIRED, Decay, LocalPath, Section, Share, Words, fault, faults, note
@@ -142,6 +143,7 @@ class Validation(Section):
     steps: int = note(4, "passes, where the student's own number does not say", "passes", ge=1, le=1000)
     guidance: float = note(1.0, "guidance scale; 1 means none", "times", ge=0, le=100)
     seed: int = note(0, "of the first noise", ge=0)
+    image: LocalPath | None = note(None, "first picture of all clips, for a teacher that starts from one")
 
 
 Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
@@ -160,6 +162,7 @@ class Config(Section):
     data: Data = note(REQUIRED, "what it learns from")
     method: Method = note(REQUIRED, "how it is taught")
     scope: Scope = note(ScopeFull(), "which weights are trained")
+    causal: Causal | None = note(None, "a student that makes a clip block by block; left out, it sees the whole clip")
     optim: Optim = note(Optim(), "how weights move")
     train: Train = note(REQUIRED, "how long")
     validation: Validation = note(Validation(), "clips made while training")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from .schema_causal import MethodForcing
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
@@ -130,10 +131,10 @@ class MethodDmd2(FewSteps):
     t_min: Share = note(0.02, "smallest time at which teacher and critic are compared", "t, 1 = noise")
     t_max: Share = note(0.98, "largest time at which teacher and critic are compared", "t, 1 = noise")
     floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
-    inputs: Literal["backward", "data", "mix", "bank"] = note(
+    inputs: Literal["backward", "data", "mix", "bank", "rollout"] = note(
         "backward",
-        "what the student denoises: its own sampling, noised data, one of them by chance, or, where data is a bank, "
-        "states of the clip's own trajectory",
+        "what the student denoises: its own sampling, noised data, one of them by chance, where data is a bank states of "
+        "the clip's own trajectory, or, of a causal student, its own rollout block by block (Self-Forcing)",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
     gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)
@@ -153,4 +154,4 @@ class MethodDmd2(FewSteps):
         return self
 
 
-Method = Annotated[MethodFlow | MethodGuidance | MethodLcm | MethodDmd2, Field(discriminator="name")]
+Method = Annotated[MethodFlow | MethodForcing | MethodGuidance | MethodLcm | MethodDmd2, Field(discriminator="name")]

@@ -137,6 +137,11 @@ class View:
             2,
         )
 
+    @property
+    def numbers(self) -> Tensor | None:
+        """See `core.attention.Placed`."""
+        return self.own if self.cache.layout.places == "absolute" else None
+
     def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, Rope | None]:
         past = self.all[: len(self.slots)].to(device)
         return rope.at(self.own.to(device), rows), rope.at(past, rows) if self.slots else None

@@ -1,0 +1,70 @@
+"""The `causal:` section of a config: a student that makes a clip block by block and remembers. And its methods."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from ..causal.layout import Layout
+from ..core.errors import UserError
+from .section import Few, LocalPath, Section, Share, fault, note
+
+Weighting = Literal["flow", "v", "uniform", "snr"]
+
+
+class Causal(Section):
+    """A student that makes a clip block by block. Lengths are latent frames."""
+
+    block: int = note(3, "made at once", "latent frames", ge=1)
+    first: int | None = note(None, "size of the first block, if another", "latent frames", ge=1)
+    window: int | None = note(
+        None, "seen by a block, with itself and the sink; all when left out", "latent frames", ge=1
+    )
+    sink: int = note(0, "first ones that never leave the window", "latent frames", ge=0)
+    places: Literal["absolute", "relative", "anchored"] = note(
+        "absolute",
+        "rotary places of what is remembered: as made, by rank in the window, or with the sink before the rest",
+    )
+    level: Share = note(0.0, "noise that blocks are remembered at", "t, 1 = noise")
+    first_times: Few | None = note(None, "steps of the first block, if others", "t, 1 = noise")
+    rollout: int | None = note(
+        None, "longest rollout of training; a clip's length when left out", "latent frames", ge=1
+    )
+    last: int | None = note(
+        None, "how many at a rollout's end carry gradients; all of a clip when left out", "latent frames", ge=1
+    )
+    start: LocalPath | None = note(
+        None, "run or folder whose weights the student begins with; the teacher's when left out"
+    )
+
+    def layout(self, unit: int = 1) -> Layout:
+        """In positions of a network that takes `unit` latent frames for one. UserError for what does not divide."""
+        for key in ("block", "first", "window", "sink"):
+            if (value := getattr(self, key)) and value % unit:
+                raise UserError(
+                    f"{value} latent frames are not a multiple of {unit}, as this family asks", f"causal.{key}"
+                )
+        first, window = self.first and self.first // unit, self.window and self.window // unit
+        return Layout(self.block // unit, first, window, self.sink // unit, self.places)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Causal:
+        try:
+            self.layout()
+        except UserError as error:
+            raise fault(error.where.removeprefix("causal."), error.what) from error
+        return self
+
+
+class MethodForcing(Section):
+    """Training a causal network from clips, every block at a time of its own; makes the start of causal students."""
+
+    name: Literal["forcing"] = note("forcing", "this method")
+    kind: Literal["teacher", "diffusion"] = note("teacher", "blocks see clean ones before them, or noisy ones")
+    context_noise: Share = note(0.0, "clean blocks are noised to a level drawn below this", "t, 1 = noise")
+    time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
+    time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
+    floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
+    weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")

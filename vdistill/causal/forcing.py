@@ -1,0 +1,75 @@
+"""Training a causal network from data, every block at a noise level of its own.
+
+Teacher forcing: a block sees the clean ones before it, as it will when it streams (Causal Forcing, stage 1). Diffusion
+forcing: it sees them as noisy as they are (Chen et al. 2024; CausVid). L = E w(t) |x0_hat(x_t, t, c) - x0|^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..core.denoiser import Denoiser
+from ..core.losses.regression import Weighting, weighted_x0
+from ..core.rng import Rng
+from ..core.sampling import at
+from ..core.step import Batch, Loss
+from ..core.times import LogitNormal, Shifted
+from .layout import Layout
+from .student import AfterClean, BlockCausal, block_times
+
+
+@dataclass(frozen=True)
+class ForcingConfig:
+    """kind: what a block sees of those before it, clean ("teacher") or as noisy as they are ("diffusion").
+
+    time_mean, time_std: of the logit-normal t before the schedule's shift; weighting, floor: as of flow training;
+    drop: share of samples trained without the condition `name`; context_noise: clean blocks are noised to a level drawn
+    below this, so that a student forgives its own errors; unit: latents to a position.
+    """
+
+    kind: Literal["teacher", "diffusion"] = "teacher"
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    floor: float = 0.05
+    drop: float = 0.1
+    weighting: Weighting = "flow"
+    name: str = "text"
+    context_noise: float = 0.0
+    unit: int = 1
+
+
+class Forcing:
+    """One learner, "student"."""
+
+    def __init__(self, cfg: ForcingConfig, layout: Layout, net: Denoiser, module: nn.Module) -> None:
+        self.cfg, self.layout, self.net = cfg, layout, net
+        self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
+        self.learners: Mapping[str, nn.Module] = {"student": module}
+
+    def turn(self, step: int) -> tuple[str, ...]:
+        return ("student",)
+
+    def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
+        cfg, x, n = self.cfg, batch.x, len(batch)
+        blocks = self.layout.blocks(x.shape[2] // cfg.unit)
+        t = block_times(self.times(rng, n * (blocks[-1] + 1), x).unflatten(0, (n, -1)), blocks, cfg.unit)
+        cond = batch.cond
+        if cfg.name in cond.null:
+            cond = cond.drop_where(cfg.name, rng.uniform("drop", (n,), like=x) < cfg.drop)
+        xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
+        guess = self.seeing(x, rng).x0(xt, t, cond)
+        return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))
+
+    def seeing(self, clean: Tensor, rng: Rng) -> Denoiser:
+        """The network, each of whose blocks sees what came before it."""
+        cfg = self.cfg
+        if cfg.kind == "diffusion":
+            return BlockCausal(self.net, self.layout, cfg.unit)
+        level = cfg.context_noise * float(rng.uniform("context", ()))
+        if level:
+            clean = self.net.schedule.noise(clean, rng.normal("context/eps", clean.shape, like=clean), at(clean, level))
+        return AfterClean(self.net, self.layout, clean, level, cfg.unit)
