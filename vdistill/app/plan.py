@@ -69,6 +69,7 @@ def opened(config: Config, shape: str | None = None) -> Opened:
         raise UserError("the analytic family makes points, there is nothing to plan", "family.name")
     if not isinstance(f, FamilyStock) or f.random_tiny:
         family = make_family(config, texts=False)
+        released = released and family.folder is not None  # type: ignore[union-attr]
         return Opened(family, text_tokens(family), None, released)  # type: ignore[arg-type]
     folder, dtype = Path(f.path or ""), getattr(torch, f.dtype)
     if shape is None and (folder / INDEX).is_file():

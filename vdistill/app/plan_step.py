@@ -18,6 +18,7 @@ from ..core.scope import AdapterRole, Roles, recomputed
 from ..core.step import Batch, Method
 from ..families import memory
 from ..families.hollow import conditions, emptied, empty_conditions, hollow, weightless
+from ..families.released import release
 from ..families.stock import StockFamily
 from .build import make_method, make_roles, optim_of
 from .generate import Plan
@@ -57,7 +58,7 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
     assert not isinstance(config.family, FamilyAnalytic)
     shape = clip_shape(family, *config.family.clip)
     if opened.released:
-        family.release_encoders()
+        release(family.pipe)
     parts, others = counted(family), bystanders(family)
     weightless(family, opened.dtype)
     plain(family, config, gpu)
@@ -79,22 +80,30 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
 
 
 def between(config: Config, family: StockFamily, shape: tuple[int, ...], watch: Watch) -> dict[str, int]:
-    """Bytes the VAE needs between updates, for itself: of a clip that is encoded, of clips that are decoded."""
+    """Bytes the VAE needs between updates, for itself and what it is given: of clips encoded at once (all of a batch
+    where the world makes them, one by one where they are files), of clips decoded at once."""
     found = {}
 
-    def most(name: str, work: Callable[[Tensor], Tensor], given: Tensor) -> None:
+    def most(name: str, work: Callable[[Tensor], Tensor], *given: int) -> None:
         alive = watch.alive
         watch.forget_peak()
-        work(given)
+        work(torch.zeros(given))
         found[name] = watch.peak - alive
 
-    if any(isinstance(part, DataMedia | DataShapes) for part in parts_of(config)):
+    media = [part for part in parts_of(config) if isinstance(part, DataMedia | DataShapes)]
+    if media:
         assert not isinstance(config.family, FamilyAnalytic)
-        most("encoding a clip", family.codec.encode, torch.zeros(1, 3, *config.family.clip))
+        count = max(config.train.batch if isinstance(part, DataShapes) else 1 for part in media)
+        most(f"encoding {clips(count)}", family.codec.encode, count, 3, *config.family.clip)
     if config.validation.every:
         count = min(len(config.validation.prompts) or SHOWN, Plan().batch)
-        most(f"decoding {count} clips", family.codec.decode, torch.zeros(count, *shape))
+        most(f"decoding {clips(count)}", family.codec.decode, count, *shape)
     return found
+
+
+def clips(count: int) -> str:
+    """So many, in words."""
+    return "a clip" if count == 1 else f"{count} clips"
 
 
 def bystanders(family: StockFamily) -> dict[str, nn.Module]:
