@@ -14,7 +14,8 @@ OWN = "own"  # solver: the scheduler of the folder
 
 @dataclass(frozen=True)
 class About:
-    """frames, height, width: of a clip; steps, guidance, solver: how a teacher is sampled (a student has its times)."""
+    """frames, height, width: of a clip; steps, guidance, solver: how a teacher is sampled (a student has its times);
+    frame_rate: that the network is told, in frames a second, 0 where that is its pipeline's own."""
 
     frames: int = 17
     height: int = 32
@@ -23,6 +24,7 @@ class About:
     guidance: float = 1.0
     method: str = ""
     solver: str = "ddim"
+    frame_rate: float = 0.0
 
     def write(self, folder: Path) -> None:
         """Put it into a model folder."""

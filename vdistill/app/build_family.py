@@ -17,6 +17,7 @@ from ..data.manifest import scan
 from ..data.prompts import read_prompts
 from ..families import memory
 from ..families.analytic_family import AnalyticFamily
+from ..families.ltx import LtxFamily
 from ..families.stock import StockFamily
 from ..families.tiny import TinyFamily, TinySize
 from ..worlds.shapes import Shapes
@@ -56,6 +57,8 @@ def published(f: FamilyStock, seed: int) -> StockFamily:
         family.shifted(f.shift)
     elif family.pipe.scheduler.config.get("use_dynamic_shifting"):
         family.shift_for(family.codec.shape(*f.clip))
+    if isinstance(family, LtxFamily) and f.frame_rate:
+        family.frame_rate = f.frame_rate
     if f.tiling:
         memory.tile(family.pipe.vae)
     family.dynamic_guidance, family.cut_long_text = f.dynamic_guidance, f.long_text == "cut"

@@ -47,6 +47,7 @@ def snippet(folder: Path, about: About, kind: str, length: int | None, steps: in
     said = {
         "image": "first_image", "prompt": '"a red square moves left"', "class_labels": "[1]",
         "height": about.height, "width": about.width, "num_frames": about.frames,
+        "frame_rate": about.frame_rate or None,
         "num_inference_steps": steps, "guidance_scale": about.guidance, "max_sequence_length": length,
     }  # fmt: skip
     lines = [f"{name}={value}," for name, value in said.items() if name in takes and value is not None]

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from ..core.errors import UserError
 from .config import checked, missing_paths, tree_of
 from .config_faults import UNIONS
-from .schema import Config
+from .schema import Config, Validation
 from .schema_family import FamilyStock
 
 
@@ -46,7 +46,7 @@ def check(path: Path, overrides: list[str]) -> int:
         print(f"note: {fault}", file=sys.stderr)
     if isinstance(config.family, FamilyStock) and not any(fault.key == "family.path" for fault in missing):
         try:
-            look_into(config.family)
+            look_into(config.family, config.validation)
         except UserError as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 2
@@ -55,9 +55,11 @@ def check(path: Path, overrides: list[str]) -> int:
     return 0
 
 
-def look_into(f: FamilyStock) -> None:
-    """Open a published teacher without its weights. UserError for a folder, a scheduler or a size that does not fit."""
+def look_into(f: FamilyStock, v: Validation) -> None:
+    """Open a published teacher without its weights. UserError for a folder, a scheduler, a size or a validation that
+    does not fit."""
     from .models import clip_shape, hollow_model, random_model
+    from .validate import check_image
 
     if f.random_tiny:
         import torch
@@ -66,6 +68,7 @@ def look_into(f: FamilyStock) -> None:
     else:
         family = hollow_model(f.path or "", f.name)
     clip_shape(family, *f.clip)
+    check_image(v, family)
 
 
 def key_lines() -> Iterator[str]:

@@ -83,19 +83,35 @@ def dump(config: Config) -> str:
 def missing_paths(config: Config, tree: Tree | None = None) -> list[Fault]:
     """A fault for every path in the config where nothing is (yet)."""
     found = []
-    for key, path in _paths(config):
+    for key, path, makes in _paths(config):
         if not Path(path).exists():
             where = _place(tree, key) if tree else ""
-            makes = "; vdistill prepare makes it" if key == ("data", "path") else ""
-            found.append(Fault(where, ".".join(map(str, key)), f"nothing at {path!r}{makes}"))
+            found.append(Fault(where, ".".join(map(str, key)), f"nothing at {path!r}{makes and '; ' + makes}"))
     return found
 
 
-def _paths(config: Config) -> Iterator[tuple[Key, str]]:
-    for section in ("family", "data"):
-        path = getattr(getattr(config, section), "path", None)
-        if path is not None and (section, path) != ("family", SHIPPED_TEACHER):
-            yield (section, "path"), path
+MAKES = {
+    "latents": "vdistill prepare makes it",
+    "prompts": "a text file with one caption a line, or a folder that vdistill prepare makes",
+    "media": "a folder of clips, or its metadata.jsonl or metadata.csv",
+    "bank": "vdistill bank makes it",
+}
+"""Where the data of each kind comes from."""
+
+
+def _paths(config: Config) -> Iterator[tuple[Key, str, str]]:
+    """(key, path, where such a thing comes from)."""
+    path = getattr(config.family, "path", None)
+    if path is not None and path != SHIPPED_TEACHER:
+        yield ("family", "path"), path, ""
+    parts = getattr(config.data, "parts", None)
+    keys: dict[Key, Any] = {("data",): config.data} if parts is None else {}
+    keys |= {("data", "parts", i): part for i, part in enumerate(parts or ())}
+    for key, part in keys.items():
+        if path := getattr(part, "path", None):
+            yield (*key, "path"), path, MAKES.get(part.name, "")
+    if config.validation.image is not None:
+        yield ("validation", "image"), config.validation.image, "a PNG or JPEG"
 
 
 def _place(tree: Tree, key: Key) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from ..core import checkpoint
 from ..core.errors import UserError
+from ..families.ltx import LtxFamily
 from ..families.opening import INDEX, pipeline_class, quiet
 from ..families.random_tiny import random_tiny
 from ..families.skeleton import skeleton
@@ -65,6 +66,8 @@ def open_model(
     """
     folder = model_folder(name)
     opened: StockFamily = find(FAMILIES, family_of(folder, family)).load(folder, dtype, negative)
+    if isinstance(opened, LtxFamily) and (rate := about(folder).frame_rate):
+        opened.frame_rate = rate
     return opened
 
 

@@ -89,6 +89,9 @@ class FamilyStock(Section):
     attention: Attention | None = note(None, "attention backend by diffusers' name; PyTorch chooses when left out")
     tiling: bool = note(False, "encode and decode in tiles, to save memory")
     long_text: Literal["refuse", "cut"] = note("refuse", "captions longer than the model reads")
+    frame_rate: float | None = note(
+        None, "ltx: rate of the clips, which its network is told; 25 when left out", "frames a second", gt=0, le=480
+    )
     dynamic_guidance: bool = note(False, "guidance that grows on the way, as CogVideoX's pipeline can")
 
     @property
@@ -102,6 +105,8 @@ class FamilyStock(Section):
             raise fault("path", "name the teacher's folder in path, or a tiny variant in random_tiny, one of them")
         if self.name in IMAGES and self.frames != 1:
             raise fault("frames", f"{self.name} makes images; frames must be 1, found {self.frames}")
+        if self.frame_rate is not None and self.name != "ltx":
+            raise fault("frame_rate", f"{self.name} is told no frame rate, ltx is; leave it out")
         if self.fp8 and self.dtype == "float32":
             raise fault("dtype", "fp8 weights are computed with in bfloat16; say dtype: bfloat16")
         return self

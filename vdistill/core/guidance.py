@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -148,7 +149,7 @@ class Guidance:
     def _mix(self, parts: dict[int, Tensor], weights: Tensor, x: Tensor) -> Tensor:
         w = {k: spread(weights[k], x) for k in parts}
         if self.project is None:
-            mixed = torch.stack([w[k] * p for k, p in parts.items()]).sum(0)
+            mixed = reduce(torch.add, (w[k] * p for k, p in parts.items()))
         else:
             plain = parts[0].to(torch.float64)
             moves = [w[k] * self.project(plain - p, plain) for k, p in parts.items() if k]

@@ -41,11 +41,15 @@ def guided_x0(
 
 @dataclass(frozen=True)
 class Guided:
-    """A denoiser under guidance: again a denoiser. Its taps are those of the network inside, where it has any."""
+    """A denoiser under guidance: again a denoiser. Its taps are those of the network inside, where it has any.
+
+    apart: a forward for every branch, one after the other, instead of `max_batch`.
+    """
 
     denoiser: Denoiser
     guidance: Guidance
     max_batch: int | None = None
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.denoiser, Tapped):
@@ -56,7 +60,8 @@ class Guided:
         return self.denoiser.schedule
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
-        return self.guidance.x0(self.denoiser, x, t, cond, attend=attend, max_batch=self.max_batch)
+        most = len(x) if self.apart else self.max_batch
+        return self.guidance.x0(self.denoiser, x, t, cond, attend=attend, max_batch=most)
 
 
 @dataclass(frozen=True)

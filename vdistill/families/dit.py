@@ -30,9 +30,7 @@ class DitNet(StockNet):
         return (1, self.model.config.patch_size, self.model.config.patch_size)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
-        out = self.model(
-            x[:, :, 0].to(self.dtype), timestep.expand(len(x)), cond.fields["label"], return_dict=False
-        )[0]
+        out = self.model(x[:, :, 0].to(self.dtype), timestep.expand(len(x)), cond.fields["label"], return_dict=False)[0]
         return out[:, : x.shape[1], None]  # type: ignore[no-any-return]
 
     def attentions(self) -> Sequence[Any]:

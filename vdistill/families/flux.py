@@ -90,6 +90,7 @@ class FluxFamily(StockFamily):
     name = "flux"
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     network = FluxNet
+    passes_apart = True
     image = True
     long_tokenizer = "tokenizer_2"
 

@@ -142,7 +142,9 @@ class SdFamily(StockFamily):
         self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
     ) -> Tensor:
         """With the pipelines' eta of 0, which is not every scheduler's own."""
-        more = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
+        if "more" not in memory:
+            memory["more"] = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
+        more = memory["more"]
         return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
 
     @property

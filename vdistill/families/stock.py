@@ -49,6 +49,8 @@ class StockFamily(Captions):
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     guided_by: str = "text"
     """The condition guidance goes without; "guidance" where the network was distilled to take the scale."""
+    passes_apart: ClassVar[bool] = False
+    """Whether its pipeline makes the passes of guidance one after the other, not in one batch."""
     image: ClassVar[bool] = False
     """Whether it makes images: clips of one frame."""
 
@@ -159,7 +161,10 @@ class StockFamily(Captions):
         self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
     ) -> Tensor:
         """One scheduler step as the pipeline makes it. memory: what it carries from step to step."""
-        more = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        if "more" not in memory:
+            takes = inspect.signature(scheduler.step).parameters
+            memory["more"] = {"generator": generator} if "generator" in takes else {}
+        more = memory["more"]
         return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
 
     def finish(self, x: Tensor, cond: Cond) -> Tensor:

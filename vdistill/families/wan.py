@@ -137,6 +137,7 @@ class WanFamily(StockFamily):
     pipelines: ClassVar[tuple[str, ...]] = ("WanPipeline", "WanImageToVideoPipeline")
     networks = ("transformer", "transformer_2")
     network = WanNet
+    passes_apart = True
     scale_2: float | None = None
 
     def make_network(self, parts: Mapping[str, nn.Module]) -> StockNet:
