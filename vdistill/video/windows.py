@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.schedule import Schedule
 
 Head = Callable[[Tensor, int], Tensor]
-"""(x_t of the whole sequence [B, C, T, ...], start) -> [B, C, lead, ...], what a window from `start` > 0 begins with."""
+"""(x_t of the whole sequence [B, C, T, ...], start > 0) -> [B, C, lead, ...], what the window there begins with."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Windowed:
     true at the beginning of the clip only. head: what stands there instead, as whoever knows the codec can make it;
     the positions themselves when None. max_batch: samples in one forward; all windows at once when None.
 
-    Conditions in `Cond.along` are narrowed to each window. `attend` is handed to all; one that remembers is out of place.
+    Conditions in `Cond.along` are narrowed to each window. `attend` is handed to all, so it must not remember.
     """
 
     inner: Denoiser
