@@ -177,4 +177,4 @@ def guided(family: StockFamily, net: Denoiser, scale: float) -> Denoiser:
     """A network under the guidance its family knows, at one scale; 1 is none."""
     if family.guided_by == INPUT:
         return Told(net, scale)
-    return Guided(net, cfg(scale, family.guided_by)) if scale != 1 else net
+    return Guided(net, cfg(scale, family.guided_by), apart=family.passes_apart) if scale != 1 else net

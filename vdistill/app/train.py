@@ -160,13 +160,14 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
 def about_student(config: Config, built: Built) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
     v, m, clip = config.validation, config.method, clip_of(built, config)
+    rate = getattr(config.family, "frame_rate", None) or About.frame_rate
     many = isinstance(m, MethodFlow | MethodGuidance) and "steps" not in v.model_fields_set
     steps = About.steps if many else v.steps  # the default of validation is a few-step student's
     if isinstance(m, MethodGuidance):
-        return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name)
+        return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name, frame_rate=rate)
     if isinstance(built.family, StockFamily) and built.family.guided_by == INPUT:  # what it was told in training
-        return About(*clip, steps, built.family.defaults()["guidance"], m.name)
-    return About(*clip, steps, v.guidance, m.name)
+        return About(*clip, steps, built.family.defaults()["guidance"], m.name, frame_rate=rate)
+    return About(*clip, steps, v.guidance, m.name, frame_rate=rate)
 
 
 @contextmanager

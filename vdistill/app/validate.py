@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from ..core.engine import Engine
+from ..core.errors import UserError
 from ..data.media import write_video
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
@@ -13,10 +15,22 @@ from .build import Built
 from .build_family import vocabulary
 from .generate import Plan, generate
 from .models import clip_of
-from .schema import Config, DataShapes
+from .sample import first_image
+from .schema import Config, DataShapes, Validation
 from .score import score
 
 SHOWN = 8
+
+
+def check_image(v: Validation, family: StockFamily) -> None:
+    """UserError where clips are to be made from a first picture and none is named, or the other way round."""
+    if v.every and family.needs_image and v.image is None:
+        what = f"{family.name} of this folder starts from an image"
+        raise UserError(what, "validation.image", "name a PNG or JPEG there, or say validation.every: 0")
+    if v.image is not None and not family.needs_image:
+        raise UserError(
+            f"{family.name} of this folder does not start from an image", "validation.image", "leave it out"
+        )
 
 
 def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], None] | None:
@@ -29,6 +43,8 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
     prompts = prompts or list(dict.fromkeys(vocabulary(config)))[:SHOWN]
     frames, height, width = clip_of(built, config)
     plan = Plan(v.steps, v.guidance, seed=v.seed)
+    check_image(v, family)
+    first = first_image(Path(v.image) if v.image else None, (height, width))
 
     def validate(step: int) -> None:
         if not engine.accelerator.is_main_process:
@@ -36,7 +52,7 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
         folder = engine.out / "validation" / f"step_{step}"
         folder.mkdir(parents=True, exist_ok=True)
         with engine.averaged():
-            made = generate(family, prompts, plan, frames, (height, width), built.student, built.times)
+            made = generate(family, prompts, plan, frames, (height, width), built.student, built.times, first)
         for i, clip in enumerate(made.pixels):
             write_video(folder / f"{i:02d}.mp4", clip, fps=8, scale=max(1, 128 // clip.shape[-1]))
         found = {"step": step, "prompts": prompts} | (score(made.pixels, prompts) if world else {})

@@ -132,6 +132,7 @@ class HunyuanFamily(StockFamily):
     name = "hunyuan"
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideoPipeline",)
     network = HunyuanNet
+    passes_apart = True
 
     def __init__(self, pipe: Any, negative: str = "") -> None:
         super().__init__(pipe, negative)
