@@ -336,6 +336,20 @@ def test_a_path_where_nothing_is_gets_named_with_its_line(tmp_path: Path) -> Non
     assert missing_paths(load(path, [f"data.path={tmp_path}"])) == []
 
 
+def test_every_kind_of_data_says_where_it_comes_from(tmp_path: Path) -> None:
+    said = {"media": "; a folder of clips, or its metadata", "bank": "; vdistill bank makes it"}
+    for name, makes in said.items():
+        data = f"  name: {name}\n  path: nowhere"
+        (found,) = missing_paths(load(written(tmp_path, GOOD.replace("  name: shapes", data))))
+        assert str(found).startswith(f"data.path: nothing at 'nowhere'{makes}")
+    parts = "  name: mix\n  parts: [{name: shapes}, {name: media, path: here}, {name: latents, path: there}]"
+    path = written(tmp_path, GOOD.replace("  name: shapes", parts))
+    found = [str(fault) for fault in missing_paths(load(path, ["validation.image=none.png"]), tree_of(path))]
+    assert found[0].startswith(f"{path}:5: data.parts.1.path: nothing at 'here'; a folder of clips")
+    assert found[1].endswith("data.parts.2.path: nothing at 'there'; vdistill prepare makes it")
+    assert found[2].endswith("validation.image: nothing at 'none.png'; a PNG or JPEG")
+
+
 def sections(model: type[BaseModel] = Config) -> Iterator[type[BaseModel]]:
     yield model
     for name, field in model.model_fields.items():
