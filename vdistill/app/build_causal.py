@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from torch import Tensor
-
 from ..causal.forcing import Forcing, ForcingConfig
-from ..causal.layout import Layout
 from ..causal.rollout import Plan, SelfForcing
 from ..core.denoiser import Net
 from ..core.errors import UserError

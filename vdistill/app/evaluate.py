@@ -15,6 +15,7 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
+from .causal_file import read_causal
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, model_folder, open_model, whole_number
@@ -77,7 +78,14 @@ def run(args: argparse.Namespace) -> int:
     family = open_model(args.model)
     known = about_model(family, model_folder(args.model))
     plan = plan_of(
-        family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
+        family,
+        known,
+        steps=args.steps,
+        guidance=args.guidance,
+        scale=args.scale,
+        solver=args.solver,
+        seed=args.seed,
+        causal=read_causal(model_folder(args.model)),
     )
     height, width = size_of(args.size, known)
     if height != width:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,13 +22,16 @@ from ..families.few_step import FewStepScheduler
 from ..families.stock import StockFamily
 from ..families.stock_sampler import sample_stock
 from .about import About
+from .causal_file import Saved
 from .models import clip_shape, finite, whole_number
+from .streaming import block_by_block
 
 
 @dataclass(frozen=True)
 class Plan:
     """How to sample. steps, guidance, solver: of a teacher (a student's times are its own); seed: of the first noise,
-    clip i of a call gets seed + i; scale: what a student that takes the guidance scale as an input is told."""
+    clip i of a call gets seed + i; scale: what a student that takes the guidance scale as an input is told; causal: how
+    a model that makes its clips block by block does so."""
 
     steps: int = 50
     guidance: float = 1.0
@@ -36,6 +39,7 @@ class Plan:
     seed: int = 0
     scale: float | None = None
     batch: int = 16
+    causal: Saved | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,16 @@ def generate(
 ) -> Sampled:
     """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own; first: [1, 3, H, W]
     in [-1, 1], the picture all clips start from."""
-    times = times if times is not None else family.times
+    times = tuple(times) if times is not None else family.times
     counted = Counted(net or family.net)
     shape = clip_shape(family, frames, *size)
     begun, clips = time.perf_counter(), []
     for i in range(0, len(captions), plan.batch):
         part = captions[i : i + plan.batch]
+        if plan.causal is not None:
+            how = {"seed": plan.seed + i, "steps": plan.steps, "guidance": plan.guidance, "net": counted}
+            clips.append(block_by_block(family, replace(plan.causal, times=times), part, frames, size, **how))
+            continue
         noise, fields, generators = beginning(family, shape, plan.seed + i, len(part), first)
         cond = family.text(part).to(family.device)
         for name, value in fields.items():

@@ -16,6 +16,7 @@ from ..core.errors import UserError
 from ..data.encode import png
 from ..data.media import write_video
 from ..data.prompts import read_prompts
+from .causal_file import read_causal
 from .generate import generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, finite, model_folder, open_model, whole_number
@@ -36,7 +37,14 @@ def run(args: argparse.Namespace) -> int:
     family, out = open_model(args.model), Path(args.out)
     known = about_model(family, model_folder(args.model))
     plan = plan_of(
-        family, known, steps=args.steps, guidance=args.guidance, scale=args.scale, solver=args.solver, seed=args.seed
+        family,
+        known,
+        steps=args.steps,
+        guidance=args.guidance,
+        scale=args.scale,
+        solver=args.solver,
+        seed=args.seed,
+        causal=read_causal(model_folder(args.model)),
     )
     frames, size = args.frames or known.frames, size_of(args.size, known)
     made = generate(family, prompts, plan, frames, size, first=first_image(args.image, size))

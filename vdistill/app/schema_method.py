@@ -133,8 +133,8 @@ class MethodDmd2(FewSteps):
     floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     inputs: Literal["backward", "data", "mix", "bank", "rollout"] = note(
         "backward",
-        "what the student denoises: its own sampling, noised data, one of them by chance, where data is a bank states of "
-        "the clip's own trajectory, or, of a causal student, its own rollout block by block (Self-Forcing)",
+        "what the student denoises: its own sampling, noised data, one of them by chance, where data is a bank states "
+        "of the clip's own trajectory, or, of a causal student, its own rollout block by block (Self-Forcing)",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
     gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)

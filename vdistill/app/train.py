@@ -28,10 +28,12 @@ from . import config as configs
 from .about import About
 from .build import Built, build, engine_of
 from .catalog import install_hint
+from .causal_file import saved
 from .export import LORA_FILE, adapter_tensors
 from .lock import LOCK, as_folder, sole_writer
 from .models import STUDENT, check_data, clip_of
 from .schema import Config
+from .schema_causal import MethodForcing
 from .schema_method import MethodFlow, MethodGuidance
 from .validate import validator
 
@@ -150,6 +152,8 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
             if isinstance(built.student, AdapterRole):
                 save_file(adapter_tensors(built), scratch / LORA_FILE)
         about_student(config, built).write(scratch)
+        if config.causal:
+            saved(config.causal, built.times).write(scratch)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise (io_error(error, folder) if isinstance(error, SafetensorError) else error) from error
@@ -161,7 +165,7 @@ def about_student(config: Config, built: Built) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
     v, m, clip = config.validation, config.method, clip_of(built, config)
     rate = getattr(config.family, "frame_rate", None) or About.frame_rate
-    many = isinstance(m, MethodFlow | MethodGuidance) and "steps" not in v.model_fields_set
+    many = isinstance(m, MethodFlow | MethodForcing | MethodGuidance) and "steps" not in v.model_fields_set
     steps = About.steps if many else v.steps  # the default of validation is a few-step student's
     if isinstance(m, MethodGuidance):
         return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name, frame_rate=rate)

@@ -13,6 +13,7 @@ from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
 from .build import Built
 from .build_family import vocabulary
+from .causal_file import saved
 from .generate import Plan, generate
 from .models import clip_of
 from .sample import first_image
@@ -42,7 +43,8 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
     prompts = list(v.prompts) or ([Shapes(split="test", open=0.0).caption(i) for i in range(SHOWN)] if world else [])
     prompts = prompts or list(dict.fromkeys(vocabulary(config)))[:SHOWN]
     frames, height, width = clip_of(built, config)
-    plan = Plan(v.steps, v.guidance, seed=v.seed)
+    causal = saved(config.causal, built.times) if config.causal else None
+    plan = Plan(v.steps, v.guidance, seed=v.seed, causal=causal)
     check_image(v, family)
     first = first_image(Path(v.image) if v.image else None, (height, width))
 

@@ -7,6 +7,7 @@ see text alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -102,6 +103,7 @@ class View:
         self.made: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
         self._ropes: tuple[Rope, Rope | None] | None = None
         self._past: dict[int, tuple[Tensor, Tensor]] = {}
+        self._then = replace(cache, keys=dict(cache.keys), values=dict(cache.values)) if cache.through else cache
 
     def __call__(
         self,
@@ -148,14 +150,20 @@ class View:
 
     def _past_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rotated keys and values of the cache; rotated once, and read in all passes of the block."""
+        if self.cache.through and torch.is_grad_enabled():
+            return self._read(self._then, layer, like.device)  # what was read without a graph has none to follow
+        self.cache.lent = self.cache.lent or torch.is_grad_enabled()
         if layer not in self._past:
-            found = self.cache.read(layer, self.slots, like.device)
+            found = self._read(self.cache, layer, like.device)
             if found is None:
                 return None
-            self.cache.lent = self.cache.lent or torch.is_grad_enabled()
-            rope = None if self._ropes is None else self._ropes[1]
-            self._past[layer] = (found[0] if rope is None else rope(found[0]), found[1])
+            self._past[layer] = found
         return self._past[layer]
+
+    def _read(self, cache: Cache, layer: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        found = cache.read(layer, self.slots, device)
+        rope = None if self._ropes is None else self._ropes[1]
+        return found if found is None or rope is None else (rope(found[0]), found[1])
 
     def commit(self) -> None:
         """Remember what the last pass with `keep` made."""

@@ -87,13 +87,43 @@ def generate(student: Denoiser, noise: Tensor, cond: Cond, plan: Plan, rng: Rng,
     return torch.cat(made, 2)
 
 
+def roll(
+    student: Denoiser,
+    noise: Tensor,
+    cond: Cond,
+    cache: Cache,
+    plan: Plan,
+    rng: Rng,
+    spans: Sequence[tuple[int, int]],
+    *,
+    graph_from: int = 0,
+    keep_last: bool = False,
+) -> Tensor:
+    """Blocks at `spans`, one after the other, out of noise [B, C, T, ...] that covers them all.
+
+    Every block stops at the same random step, which all processes share (draw "exit/steps"); its estimate there is the
+    block, with a graph if it ends behind position `graph_from`. All are remembered, the last only with `keep_last`.
+    """
+    made, first = [], spans[0][0]
+    for start, count in spans:
+        own = noise.narrow(2, (start - first) * plan.unit, count * plan.unit)
+        here, place, times = part(cond, plan, start, count), block_rng(rng, start), plan.steps(start)
+        stop = shared(rng).integer(f"exit/{len(times)}", len(times))
+        view = View(cache, range(start, start + count))
+        graph = start + count > graph_from
+        _, _, x0 = walked(Remembering(student, view), own, here, times, place, exit_step=stop, grad_last=graph)
+        made.append(x0)
+        if keep_last or (start, count) != spans[-1]:
+            remember(student, x0 if cache.through else x0.detach(), here, view, plan, place)
+    return torch.cat(made, 2)
+
+
 @dataclass(frozen=True)
 class SelfForcing:
     """A `Generate`: the student's own rollout, with its memory, as it will stream (Huang et al. 2025).
 
-    Every block stops at the same random step, which all processes share; its estimate there is the block, and carries
-    a graph if it is one of the last `last` positions (all when None). Blocks are remembered as they will be later, and
-    the memory carries no gradient unless `through`. Draws "input/eps", "exit" and those of the blocks.
+    Blocks carry a graph if they are of the last `last` positions (all when None); they are remembered as they will be
+    later, and the memory carries no gradient unless `through`. Draws "input/eps", "exit" and those of the blocks.
     """
 
     plan: Plan
@@ -101,19 +131,8 @@ class SelfForcing:
     through: bool = False
 
     def __call__(self, student: Denoiser, batch: Batch, rng: Rng) -> Tensor:
-        plan, shape = self.plan, batch.x.shape
-        noise = rng.normal("input/eps", shape, like=batch.x)
-        length = shape[2] // plan.unit
-        cache, made = Cache(plan.layout, through=self.through), []
-        for start, count in plan.layout.spans(length):
-            own = noise[:, :, start * plan.unit : (start + count) * plan.unit]
-            cond, place = part(batch.cond, plan, start, count), block_rng(rng, start)
-            times = plan.steps(start)
-            stop = shared(rng).integer(f"exit/{len(times)}", len(times))
-            view = View(cache, range(start, start + count))
-            graph = self.last is None or start + count > length - self.last
-            _, _, x0 = walked(Remembering(student, view), own, cond, times, place, exit_step=stop, grad_last=graph)
-            made.append(x0)
-            if start + count < length:
-                remember(student, x0 if self.through else x0.detach(), cond, view, plan, place)
-        return torch.cat(made, 2)
+        plan, noise = self.plan, rng.normal("input/eps", batch.x.shape, like=batch.x)
+        length = noise.shape[2] // plan.unit
+        cache, spans = Cache(plan.layout, through=self.through), [*plan.layout.spans(length)]
+        begin = 0 if self.last is None else length - self.last
+        return roll(student, noise, batch.cond, cache, plan, rng, spans, graph_from=begin)

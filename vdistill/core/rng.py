@@ -55,3 +55,16 @@ class Rng:
     def integer(self, name: str, below: int) -> int:
         """One uniform integer in [0, below)."""
         return int(self.integers(name, (), below))
+
+
+@dataclass(frozen=True)
+class EachRng(Rng):
+    """Draws of a batch whose sample i is what ``Rng(seeds[i])`` draws at the same place: batching changes no sample."""
+
+    seeds: tuple[int, ...] = ()
+
+    def normal(self, name: str, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        if not shape or shape[0] != len(self.seeds):
+            raise ValueError(f"draws are for batches of {len(self.seeds)}, asked for shape {tuple(shape)}")
+        place = (self.step, self.micro, self.rank, self.turn)
+        return torch.cat([Rng(seed, *place).normal(name, (1, *shape[1:]), like) for seed in self.seeds])
