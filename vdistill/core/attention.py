@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -38,6 +38,18 @@ class Attend(Protocol):
         The first `prefix` rows do not belong to the sequence (the text of a joint model); the others are
         position-major along the sequence axis. mask: [B, N], true where a key may be read.
         """
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An `Attend` that knows which part of a longer sequence it is given.
+
+    numbers: of the positions it is given, [T], for networks that add something for each; None where places change
+    while they are remembered, which rotary positions alone can do.
+    """
+
+    @property
+    def numbers(self) -> Tensor | None: ...
 
 
 def full(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from diffusers import CogVideoXDPMScheduler
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid, get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core.attention import Attend
+from ..core.attention import Attend, Placed
 from ..core.cond import Cond
+from ..core.errors import UserError
+from . import times
 from .cogvideox_codec import CogCodec
 from .rope import AxialRope, frequencies
 from .seams import normed, split_heads
@@ -38,6 +41,43 @@ def positions(
         )
     crops = get_resize_crop_region_for_grid(grid[1:], base[1], base[0])
     return get_3d_rotary_pos_embed(head, crops, grid[1:], grid[0], device=device)  # type: ignore[no-any-return]
+
+
+def placed(embed: Any, numbers: Tensor) -> times.Forward:
+    """The stock embedding of patches with the sines and cosines of frames `numbers` [T], not of 0, 1, 2, ..."""
+    stock = embed.forward
+
+    def forward(text: Tensor, clip: Tensor) -> Tensor:
+        embed.use_positional_embeddings = False
+        try:
+            both = stock(text, clip)
+        finally:
+            embed.use_positional_embeddings = True
+        rows, (high, wide) = text.shape[1], clip.shape[3:]
+        same = (high, wide) == (embed.sample_height, embed.sample_width)
+        known = embed.pos_embedding if same else embed._get_positional_embeddings(high, wide, 1, device=clip.device)
+        count, width = (both.shape[1] - rows) // len(numbers), embed.embed_dim // 4
+        across = known[0, embed.max_text_seq_length :][:count, width:].to(both)
+        at = numbers.to(clip.device, torch.float32) / embed.temporal_interpolation_scale
+        along = get_1d_sincos_pos_embed_from_grid(width, at).to(both)
+        table = torch.cat([along[:, None].expand(-1, count, -1), across.expand(len(at), -1, -1)], 2).flatten(0, 1)
+        return torch.cat([both[:, :rows], both[:, rows:] + table], 1)
+
+    return forward
+
+
+def _by_position(norm: nn.Module) -> times.Forward:
+    """CogVideoXLayerNormZero of clip and text with times [B, 1 + P, D]."""
+    stock = norm.forward
+
+    def forward(clip: Tensor, text: Tensor, temb: Tensor) -> tuple[Tensor, Tensor, times.Spread, Tensor]:
+        count = temb.shape[1] - 1
+        clip = times.folded(clip, count)
+        seen, _, gate, _ = stock(clip, clip[:, :0], temb[:, 1:].flatten(0, 1))
+        _, told, _, other = stock(text[:, :0], text, temb[:, 0])
+        return times.unfolded(seen, count), told, times.Spread(times.unfolded(gate[:, 0], count)), other
+
+    return forward
 
 
 class CogSeam:
@@ -70,6 +110,7 @@ class CogNet(StockNet):
     """Reads "text" [B, L, D] and, from an image, "first" [B, C, T, H, W]: its latents, followed by zeros."""
 
     text_in = "patch_embed.text_proj"
+    per_frame = True
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -83,11 +124,46 @@ class CogNet(StockNet):
             seen = torch.cat([seen, cond.fields["first"].to(dtype)], 1)
         ofs = None if config.ofs_embed_dim is None else seen.new_full((1,), OFS)
         rope = self.rope(x) if config.use_rotary_positional_embeddings else None
-        out = self.model(
-            seen.transpose(1, 2), self.text(cond), timestep.expand(len(x)), ofs=ofs, image_rotary_emb=rope,
-            return_dict=False,
-        )[0]  # fmt: skip
+        with self.timed(x, timestep) as timestep:
+            out = self.model(
+                seen.transpose(1, 2), self.text(cond), timestep, ofs=ofs, image_rotary_emb=rope, return_dict=False
+            )[0]
         return out.transpose(1, 2)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def timed(self, x: Tensor, timestep: Tensor) -> Iterator[Tensor]:
+        """[B] -> [B] for a batch as large as x; [B, T] -> [B (1 + P)], which the network understands inside."""
+        if timestep.ndim == 1:
+            yield timestep.expand(len(x))
+            return
+        model, told = self.model, times.with_text(timestep, len(x), x.shape[2], self.patch[0])
+        embed = model.time_embedding.forward
+        forwards: dict[nn.Module, times.Forward] = {
+            model.time_embedding: lambda *args: embed(*args).unflatten(0, told.shape),
+            model.norm_out: times.of_clip(model.norm_out),
+        }
+        forwards |= {
+            norm: _by_position(norm) for block in model.transformer_blocks for norm in (block.norm1, block.norm2)
+        }
+        with times.replaced(forwards):
+            yield told.flatten()
+
+    @contextmanager
+    def attending(self, attend: Attend) -> Iterator[None]:
+        """Positions that are not rotary are added to the clip before the first block, wherever `attend` has it."""
+        embed, config = self.model.patch_embed, self.model.config
+        added = config.use_learned_positional_embeddings or not config.use_rotary_positional_embeddings
+        with super().attending(attend):
+            if not added or not isinstance(attend, Placed):
+                yield
+                return
+            if config.use_learned_positional_embeddings:
+                raise UserError("the network learned the positions of one length", "causal", "take another folder")
+            if attend.numbers is None:
+                what = "positions are part of what this network remembers: they stay as made"
+                raise UserError(what, "causal.places", "say absolute")
+            with times.replaced({embed: placed(embed, attend.numbers)}):
+                yield
 
     def rope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of latents [B, C, T, H, W]."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..core.attention import Attend
 from ..core.cond import Cond
 from ..core.guided import INPUT
+from . import times
 from .kl_codec import KlCodec
 from .opening import call_defaults
 from .rope import AxialRope, frequencies
@@ -65,10 +67,30 @@ class HunyuanSeam:
         return seen, told
 
 
+def _first_time(stock: times.Forward) -> times.Forward:
+    """The embedder of the text, told the text's time."""
+    return lambda text, timestep, mask: stock(text, timestep[:, 0], mask)
+
+
+def _each_time(stock: times.Forward) -> times.Forward:
+    """Embedding of the times [B, 1 + P] and of what is one for each sample: [B, 1 + P, D]."""
+
+    def forward(timestep: Tensor, *others: Tensor | None, **named: Any) -> Any:
+        count = timestep.shape[1]
+        spread = [None if other is None else other.repeat_interleave(count, 0) for other in others]
+        out = stock(timestep.flatten(), *spread, **named)
+        if isinstance(out, Tensor):
+            return out.unflatten(0, (-1, count))
+        return out[0].unflatten(0, (-1, count)), *out[1:]
+
+    return forward
+
+
 class HunyuanNet(StockNet):
     """Reads "text" [B, L, D], "text.mask" [B, L], "text.pooled" [B, D] and "guidance" [B]."""
 
     text_in = "context_embedder.proj_in"
+    per_frame = True
     text_mean_in = "context_embedder.time_text_embed.text_embedder.linear_1"
     """The linear layer that the mean of the text tokens goes through."""
 
@@ -88,10 +110,46 @@ class HunyuanNet(StockNet):
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         dtype, f = self.dtype, cond.fields
-        return self.model(  # type: ignore[no-any-return]
-            x.to(dtype), timestep.expand(len(x)), self.text(cond), f["text.mask"].to(dtype), f["text.pooled"].to(dtype),
-            guidance=self.scale(x, cond), return_dict=False,
-        )[0]  # fmt: skip
+        with self.timed(x, timestep) as timestep:
+            return self.model(  # type: ignore[no-any-return]
+                x.to(dtype), timestep, self.text(cond), f["text.mask"].to(dtype), f["text.pooled"].to(dtype),
+                guidance=self.scale(x, cond), return_dict=False,
+            )[0]  # fmt: skip
+
+    @contextmanager
+    def timed(self, x: Tensor, timestep: Tensor) -> Iterator[Tensor]:
+        """[B] -> [B] for a batch as large as x; [B, T] -> [B, 1 + P], which the network understands inside."""
+        if timestep.ndim == 1:
+            yield timestep.expand(len(x))
+            return
+        frames, (p_t, high, wide) = x.shape[2], self.patch
+        tokens = frames // p_t * (x.shape[3] // high) * (x.shape[4] // wide)
+        with times.replaced(self.by_position(tokens)):
+            yield times.with_text(timestep, len(x), frames, p_t)
+
+    def by_position(self, tokens: int) -> dict[nn.Module, times.Forward]:
+        """What answers for its modules while times are by position. tokens: of the clip."""
+        model = self.model
+        found = {
+            model.context_embedder: _first_time(model.context_embedder.forward),
+            model.norm_out: times.of_clip(model.norm_out),
+            self.embedder: _each_time(self.embedder.forward),
+        }
+        block: Any
+        for block in self.blocks():
+            if hasattr(block, "norm"):
+                found[block.norm] = times.of_both(block.norm, tokens)
+            else:
+                found |= {
+                    block.norm1: times.of_clip(block.norm1),
+                    block.norm1_context: times.of_text(block.norm1_context),
+                }
+        return found
+
+    @property
+    def embedder(self) -> nn.Module:
+        """What embeds the time for all blocks."""
+        return self.model.time_text_embed  # type: ignore[no-any-return]
 
     def scale(self, x: Tensor, cond: Cond) -> Tensor | None:
         """What the network is told of the guidance scale: a thousand times it."""

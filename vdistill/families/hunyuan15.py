@@ -24,15 +24,22 @@ class Hunyuan15Net(HunyuanNet):
     """Reads "text" [B, L, D] and "text.mask" [B, L] (Qwen), "text.glyph" and "text.glyph_mask" (ByT5: what stands in
     quotes). Without an image: zeros for its features, and for the channels of the first frame and where it is."""
 
+    image_tokens = IMAGE_TOKENS
+
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         config, dtype, f = self.model.config, self.dtype, cond.fields
         nothing = x.new_zeros(len(x), config.in_channels - x.shape[1], *x.shape[2:])
-        return self.model(  # type: ignore[no-any-return]
-            torch.cat([x, nothing], 1).to(dtype), timestep.expand(len(x)).to(dtype), self.text(cond),
-            f["text.mask"].to(dtype), encoder_hidden_states_2=f["text.glyph"].to(dtype),
-            encoder_attention_mask_2=f["text.glyph_mask"].to(dtype),
-            image_embeds=x.new_zeros(len(x), IMAGE_TOKENS, config.image_embed_dim, dtype=dtype), return_dict=False,
-        )[0]  # fmt: skip
+        image = x.new_zeros(len(x), self.image_tokens, config.image_embed_dim, dtype=dtype)
+        with self.timed(x, timestep) as timestep:
+            return self.model(  # type: ignore[no-any-return]
+                torch.cat([x, nothing], 1).to(dtype), timestep.to(dtype), self.text(cond),
+                f["text.mask"].to(dtype), encoder_hidden_states_2=f["text.glyph"].to(dtype),
+                encoder_attention_mask_2=f["text.glyph_mask"].to(dtype), image_embeds=image, return_dict=False,
+            )[0]  # fmt: skip
+
+    @property
+    def embedder(self) -> nn.Module:
+        return self.model.time_embed  # type: ignore[no-any-return]
 
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.transformer_blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,24 +28,39 @@ def set_backend(parts: Mapping[str, Any], name: str) -> None:
             ) from error
 
 
+SWAPPED = ("processor", "forward")
+"""What families put in place of a module's own for the time of one call."""
+
+
+def _swapped(module: nn.Module) -> dict[str, Any]:
+    return {name: module.__dict__[name] for name in SWAPPED if name in module.__dict__}
+
+
+def _swap(modules: Sequence[nn.Module], states: Sequence[dict[str, Any]]) -> None:
+    for module, state in zip(modules, states, strict=True):
+        for name in SWAPPED:
+            module.__dict__.pop(name, None)
+        module.__dict__.update(state)
+
+
 def checkpoint_gradients(parts: Mapping[str, Any], how: Callable[..., Any]) -> None:
     """Compute activations twice. how: (block, *its arguments, run=) -> what `run` gives for them, twice where needed.
 
-    The second time the attention seam is what it was the first. UserError for a network that cannot.
+    The second time, the attention seam and norms that are told a time for every position are what they were the first.
+    UserError for a network that cannot.
     """
 
     def again(block: Any, *args: Any) -> Any:
-        held = [(module, module.processor) for module in block.modules() if hasattr(module, "processor")]
+        modules = list(block.modules())
+        held = [_swapped(module) for module in modules]
 
         def as_then(*inputs: Any) -> Any:
-            now = [module.processor for module, _ in held]
-            for module, processor in held:
-                module.processor = processor
+            now = [_swapped(module) for module in modules]
+            _swap(modules, held)
             try:
                 return block(*inputs)
             finally:
-                for (module, _), processor in zip(held, now, strict=True):
-                    module.processor = processor
+                _swap(modules, now)
 
         return how(block, *args, run=as_then)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ..core.attention import Attend, full
+from ..core.attention import Attend, Placed, full
 from ..core.cond import Cond
 from ..core.errors import UserError
 from .clock import Clock
@@ -97,6 +97,10 @@ class StockNet(nn.Module):
         """The prediction of the stock network."""
         if t.ndim == 2 and not self.per_frame:
             raise UserError(f"{type(self).__name__} takes one time a sample, found one for each position", "t")
+        if "first" in cond.fields and isinstance(attend, Placed):
+            raise UserError(
+                "a clip that starts from an image is made at once", "causal", "take a folder that starts from text"
+            )
         with self.attending(attend):
             return self.predict(x, self.clock.told(t), cond)
 
