@@ -133,7 +133,7 @@ class View:
         k, v = torch.cat([text[1], k], 2), torch.cat([text[2], v], 2)
         return torch.cat(
             [
-                scaled_dot_product_attention(*text, attn_mask=told),
+                scaled_dot_product_attention(text[0], text[1], text[2], attn_mask=told),
                 scaled_dot_product_attention(q, k, v, attn_mask=seen),
             ],
             2,
