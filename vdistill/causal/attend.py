@@ -89,7 +89,8 @@ def _turned(rope: Rope, x: Tensor, prefix: int) -> Tensor:
 
 
 class View:
-    """An `Attend` of one block: it sees itself and what the cache holds for it now, whatever is committed later.
+    """An `Attend` of one block: it sees itself and what the cache holds for it now: whatever is committed later
+    where a graph may read it again, until the next commit where there is none.
 
     ids: numbers of its positions. keep: hold on to the block's own keys and values, for `Cache.commit`.
     """
