@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .app.config import load as load_config
     from .app.generate import Plan, generate
+    from .app.stream import stream
     from .core.cond import Cond
     from .core.denoiser import Denoiser, Net
     from .core.engine import Engine
@@ -39,6 +40,7 @@ _HOMES = {
     "UserError": "core.errors:UserError",
     "generate": "app.generate:generate",
     "load_config": "app.config:load",
+    "stream": "app.stream:stream",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "__version__",
     "generate",
     "load_config",
+    "stream",
 ]
 
 

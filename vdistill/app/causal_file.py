@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..causal.layout import Layout, Places
 from ..core.errors import UserError
@@ -55,6 +57,12 @@ def saved(causal: Causal, times: tuple[float, ...] | None) -> Saved:
     )  # fmt: skip
 
 
+def of_json(found: Mapping[str, Any]) -> Saved:
+    """From plain values; lists are tuples."""
+    pairs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Saved(**pairs)
+
+
 def read_causal(folder: Path) -> Saved | None:
     """What a folder says, None for a student that sees the whole clip. UserError for a damaged file."""
     path = folder / CAUSAL_FILE
@@ -65,8 +73,7 @@ def read_causal(folder: Path) -> Saved | None:
         known = {f.name for f in fields(Saved)}
         if unknown := found.keys() - known:
             raise ValueError(f"unknown key {min(unknown)!r}")
-        pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-        spec = Saved(**pairs)
+        spec = of_json(found)
         spec.layout()
         return spec
     except (ValueError, TypeError, AttributeError, UserError) as error:

@@ -123,6 +123,12 @@ def _convert(p: argparse.ArgumentParser) -> None:
     arguments(p)
 
 
+def _stream(p: argparse.ArgumentParser) -> None:
+    from .stream import arguments
+
+    arguments(p)
+
+
 def _doctor(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -152,6 +158,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "train": _train,
     "check": _check,
     "sample": _sample,
+    "stream": _stream,
     "eval": _eval,
     "export": _export,
     "bank": _bank,

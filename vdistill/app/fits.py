@@ -115,9 +115,8 @@ def _asked(config: Config) -> dict[str, tuple[str, ...]]:
     if method.name == "dmd2":
         spec = method.guidance
         return {"method.guidance.scales": tuple(spec.scales or ()), "method.guidance.names": spec.names or ()}
-    if method.name in ("flow", "forcing"):
-        return {}
-    return {"method.condition": (method.condition,) if method.condition else ()}
+    condition = getattr(method, "condition", None)  # of the methods that guide by one
+    return {"method.condition": (condition,)} if condition else {}
 
 
 def _critic(config: Config) -> Iterator[tuple[str, str]]:

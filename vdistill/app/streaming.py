@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, Told
-from ..core.sampling import Deterministic, Renoise
+from ..core.sampling import Deterministic, Renoise, Sampler
 from ..families.stock import StockFamily
 from .build_causal import unit_of
 from .causal_file import Saved, read_causal
@@ -49,12 +49,10 @@ def stream_of(
     place of the family's own; clip i is what seed + i makes alone."""
     student, unit = net or family.net, unit_of(family)
     channels, _, high, wide = clip_shape(family, family_frames(family), *size)
-    times = spec.times or family.times
+    times, sampler = spec.times or family.times, cast(Sampler, Renoise())
     if times is None:
         times, sampler = tuple(family.schedule.grid(steps)[:-1].tolist()), Deterministic()
         student = told(family, student, guidance)
-    else:
-        sampler = Renoise()
     plan = Plan(spec.layout(unit), times, spec.first, spec.commit_sigma, unit, sampler)
     cond = family.text(prompts).to(family.device)
     seeds = tuple(seed + i for i in range(len(prompts)))
@@ -91,7 +89,7 @@ def block_by_block(
 ) -> Tensor:
     """[B, 3, frames, H, W] in [-1, 1]. how: as `stream_of` takes it."""
     stream = stream_of(family, spec, prompts, size, **how)
-    total, made = latent_count(family, spec, frames), []
+    total, made = latent_count(family, spec, frames), list[Tensor]()
     while sum(x.shape[2] for x in made) < total:
         made.append(next(stream))
     return family.codec.decode(torch.cat(made, 2))[:, :, :frames]

@@ -27,7 +27,7 @@ from .build_family import frugal, make_family
 from .kept_times import times_of
 from .schema import Config
 from .schema_family import FamilyTiny
-from .schema_method import MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
+from .schema_method import MethodDmd2, MethodGuidance, MethodLcm
 
 Scale = float | tuple[float, float] | None
 """A guidance scale, a range each trajectory draws its own from, or what the config says."""
@@ -175,7 +175,7 @@ def said_by(config: Config) -> float | tuple[float, float]:
         return m.scale_low, m.scale_high
     if isinstance(m, MethodLcm):
         return m.guidance_low, m.guidance_high
-    return 1.0 if isinstance(m, MethodFlow) else m.guidance.scale
+    return m.guidance.scale if isinstance(m, MethodDmd2) else 1.0
 
 
 def as_it_is(x: Tensor, cond: Cond) -> Tensor:

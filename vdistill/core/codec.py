@@ -25,4 +25,5 @@ class Codec(Protocol):
         """[C, T', H', W'] of the latents of such a clip; raises UserError for sizes it cannot hold."""
 
     def stream(self) -> Callable[[Tensor], Tensor]:
-        """A decoder with memory: feed latent chunks in order, get the pixels of each."""
+        """A decoder with memory: feed latent chunks in order, get the pixels of each. One that can be saved in the
+        middle has `state() -> tensors by name` and `restore(state)`."""

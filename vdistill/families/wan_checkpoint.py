@@ -17,7 +17,7 @@ import safetensors
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.checkpoint import io_error
 from ..core.errors import UserError
@@ -145,6 +145,16 @@ def write_transformer(
     if shards[1:]:
         index = {"metadata": {"total_size": total}, "weight_map": placed}
         (out / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+@torch.no_grad()
+def fill_transformer(found: Checkpoint, transformer: nn.Module) -> None:
+    """Put the weights of a checkpoint into a stock transformer that is open; those it lacks stay."""
+    with ExitStack() as stack:
+        take = _reader(found, set(), found.path.parent, stack)
+        for name, value in transformer.state_dict().items():
+            if name in found.where:
+                value.copy_(take(name))
 
 
 def write_lora(found: Checkpoint, wanted: Mapping[str, Shape], out: Path, part: str, alpha: float | None = None,

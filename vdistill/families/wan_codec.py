@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -56,6 +56,8 @@ class WanCodec:
 
 
 class _PixelStream:
+    """Only the first latent frame differs from the others."""
+
     def __init__(self, codec: WanCodec) -> None:
         self.codec, self.first = codec, True
 
@@ -65,6 +67,14 @@ class _PixelStream:
         pixels = self.codec.vae.decode_chunk(latents / inverse + mean, first=self.first)
         self.first = False
         return pixels.clamp(-1, 1)  # type: ignore[no-any-return]
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` takes."""
+        return {"first": torch.tensor(self.first)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        self.first = bool(state["first"])
 
 
 class _WanStream:
@@ -85,3 +95,16 @@ class _WanStream:
             out.append(frame)
             self.first = False
         return torch.cat(out, 2).clamp(-1, 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` takes: the ends of what every convolution has seen."""
+        kept = {f"memory.{i}": m for i, m in enumerate(self.memory) if isinstance(m, Tensor)}
+        words = [i for i, m in enumerate(self.memory) if isinstance(m, str)]  # "Rep": seen one frame, which it repeats
+        return kept | {"first": torch.tensor(self.first), "repeats": torch.tensor(words, dtype=torch.int64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        self.first = bool(state["first"])
+        self.memory[:] = [state.get(f"memory.{i}") for i in range(len(self.memory))]
+        for i in state["repeats"].tolist():
+            self.memory[i] = "Rep"

@@ -1,0 +1,231 @@
+"""A stream as pixels: opened from what the command line or the library says, told prompts, saved and resumed."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..causal.stream import Stream, Switch
+from ..core.checkpoint import io_error
+from ..core.errors import UserError
+from ..data.media import read_video
+from ..families.stock import StockFamily
+from ..families.wan_presets import PRESETS
+from .causal_file import Saved, of_json
+from .generate import size_of
+from .models import about_model, model_folder, open_model, whole_number
+from .sample import first_image
+from .streaming import causal_of, stream_of
+
+
+@dataclass
+class Live:
+    """A stream of one clip as pixels: an iterator over chunks [1, 3, T, H, W] in [-1, 1].
+
+    edited: a clip [1, 3, T, H, W] to paint over, block by block, from noise `strength`.
+    """
+
+    family: StockFamily
+    stream: Stream
+    size: tuple[int, int]
+    prompt: str
+    how: Switch = "recache"
+    shown: Tensor | None = None
+    edited: Tensor | None = None
+    strength: float = 0.8
+    decode: Callable[[Tensor], Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decode = self.family.codec.stream()
+
+    def __iter__(self) -> Live:
+        return self
+
+    def __next__(self) -> Tensor:
+        count = self.stream.next_count * self.stream.plan.unit
+        if self.shown is not None:
+            block, self.shown = self.shown[:, :, :count], None
+            self.stream.show(block)
+        elif self.edited is not None and self.edited.shape[2] >= count:
+            block, self.edited = self.stream.edit(self.edited[:, :, :count], self.strength), self.edited[:, :, count:]
+        else:
+            block = next(self.stream)
+        return self.decode(block).cpu()
+
+    def say(self, prompt: str, how: Switch | None = None, blocks: int = 4) -> None:
+        """Another prompt from the next chunk on. UserError for one the text encoder does not take."""
+        how = how or self.how
+        self.stream.switch(self.family.text([prompt]).to(self.family.device), how, blocks)
+        self.prompt = prompt
+        if how == "cut":
+            self.decode = self.family.codec.stream()
+
+    def identity(self) -> dict[str, str]:
+        """What a stream must have in common with a snapshot to go on from it."""
+        plan = self.stream.plan
+        return {
+            "dtype": str(self.family.network_of().dtype),
+            "weights": fingerprint(self.family),
+            "plan": json.dumps([asdict(plan.layout), plan.times, plan.first, plan.level, plan.unit]),
+        }
+
+    def keep(self, path: Path) -> None:
+        """Save the stream as it is, for --resume: whole or not at all."""
+        tensors = {k: v.contiguous().cpu() for k, v in self.stream.state().items()}
+        tensors |= {f"decoder/{k}": v.contiguous().cpu() for k, v in decoder_state(self.decode).items()}
+        write_told(path, tensors, {"prompt": self.prompt, **self.identity()})
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `keep` wrote. UserError for a file of another model, type or layout."""
+        tensors, told = read_told(path)
+        for key, expected in self.identity().items():
+            if told.get(key) != expected:
+                what = "another model" if key == "weights" else f"{key} {told.get(key)}, this stream has {expected}"
+                raise UserError(f"is a snapshot of {what}", str(path), "stream as it was made")
+        self.stream.restore({k: v for k, v in tensors.items() if not k.startswith("decoder/")})
+        self.prompt = told["prompt"]
+        restore_decoder(
+            self.decode, {k.removeprefix("decoder/"): v for k, v in tensors.items() if k.startswith("decoder/")}
+        )
+
+
+# -- opening one ----------------------------------------------------------------------------------------------------
+
+
+def opened(args: argparse.Namespace) -> Live:
+    """The stream that options of `vdistill stream` mean. UserError, before anything is made, for what cannot be."""
+    whole_number(args.seed, 0, "--seed", 2**63)
+    whole_number(args.steps, 1, "--steps")
+    whole_number(args.over, 1, "--over")
+    if (args.preset is None) != (args.weights is None):
+        raise UserError("a public checkpoint needs both", "--preset and --weights")
+    spec = preset(args.preset) if args.preset else causal_of(args.model)
+    changed = {"window": args.window, "sink": args.sink, "rope": args.places}
+    spec = replace(spec, **{k: v for k, v in changed.items() if v is not None})
+    spec.layout()
+    family = open_model(args.model)
+    if args.weights:
+        fill(family, args.weights)
+    known = about_model(family, model_folder(args.model))
+    size = size_of(args.size, known)
+    stream = stream_of(
+        family, spec, [args.prompt or ""], size, seed=args.seed, steps=args.steps or known.steps,
+        guidance=known.guidance if args.guidance is None else args.guidance,
+        store=torch.device("cpu") if args.offload else None,
+    )  # fmt: skip
+    live = Live(family, stream, size, args.prompt or "", args.how, strength=args.strength)
+    if args.image:
+        picture = first_image(args.image, size)
+        assert picture is not None
+        live.shown = family.codec.encode(still(picture, family, stream)).to(family.device)
+    if args.edit:
+        live.edited = clip_to_edit(args.edit, live, args.fps)
+    if args.resume:
+        live.resume(args.resume)
+        if args.prompt not in (None, live.prompt):
+            live.say(args.prompt)
+    return live
+
+
+def preset(name: str) -> Saved:
+    """How a public causal checkpoint streams."""
+    found = PRESETS[name].describe(name)
+    assert found is not None
+    return of_json(found)
+
+
+def fill(family: StockFamily, path: Path) -> None:
+    """Weights of a public checkpoint into an open Wan pipeline. UserError where names or shapes do not fit."""
+    from ..families.wan_checkpoint import fill_transformer, read_names
+    from ..families.wan_weights import fits
+
+    transformer = getattr(family.pipe, "transformer", None)
+    if family.name not in ("wan", "tiny") or transformer is None:
+        raise UserError(f"public causal checkpoints are of Wan, found {family.name}", "--weights")
+    found = read_names(path, None)
+    if found.layout == "lora":
+        hint = "make it a folder first: vdistill convert FILE --base MODEL --out DIR"
+        raise UserError("is a LoRA", str(path), hint)
+    wanted = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
+    fit = fits(found.shapes, found.said, wanted, found.unknown, [])
+    if not fit.whole:
+        raise UserError(f"does not fit the base: {fit}", str(path), "vdistill convert --allow can leave names out")
+    fill_transformer(found, transformer)
+
+
+def still(picture: Tensor, family: StockFamily, stream: Stream) -> Tensor:
+    """[1, 3, T, H, W]: a picture that stands still for as long as the first block is."""
+    latents = stream.next_count * stream.plan.unit
+    return picture[:, :, None].expand(-1, -1, 1 + (latents - 1) * family.codec.temporal, -1, -1)
+
+
+def clip_to_edit(path: Path, live: Live, fps: float) -> Tensor:
+    """Latents of a video file, resampled to the stream's rate and size, cut to whole blocks."""
+    height, width = live.size
+    frames = read_video(path, fps).transpose(0, 1)
+    pixels = interpolate(frames, (height, width), mode="bilinear", antialias=True).transpose(0, 1)[None]
+    temporal, family = live.family.codec.temporal, live.family
+    usable = 1 + (pixels.shape[2] - 1) // temporal * temporal
+    return family.codec.encode(pixels[:, :, :usable]).to(family.device)
+
+
+# -- what is kept of one --------------------------------------------------------------------------------------------
+
+
+def fingerprint(family: StockFamily) -> str:
+    """Of the network's weights: two models that differ in one number differ in it, but for the rarest chance."""
+    sums = []
+    for name, value in family.network_of().state_dict().items():
+        flat = value.detach().flatten().double()
+        sums.append(f"{name}:{tuple(value.shape)}:{float(flat.sum())!r}:{float(flat.abs().sum())!r}")
+    return hashlib.blake2b("\n".join(sums).encode(), digest_size=16).hexdigest()
+
+
+def decoder_state(decode: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+    """What a decoder remembers; nothing of one that has no memory."""
+    found: Mapping[str, Tensor] = decode.state() if hasattr(decode, "state") else {}
+    return found
+
+
+def restore_decoder(decode: Callable[[Tensor], Tensor], state: Mapping[str, Tensor]) -> None:
+    """Give it back."""
+    if hasattr(decode, "restore"):
+        decode.restore(state)
+
+
+def write_told(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
+    """One safetensors file with words beside the tensors; whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(dict(tensors), aside, metadata={"vdistill": json.dumps({**told, "kind": "stream"})})
+        aside.replace(path)
+    except safetensors.SafetensorError as error:
+        raise io_error(error, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_told(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, words) of such a file. UserError for one that is missing, damaged or of another kind."""
+    if not path.is_file():
+        raise UserError("no such snapshot", str(path), "vdistill stream --snapshot FILE writes one")
+    try:
+        with safetensors.safe_open(path, "pt") as handle:
+            told = json.loads((handle.metadata() or {}).get("vdistill", "{}"))
+            if told.get("kind") != "stream":
+                raise UserError("is no snapshot of a stream", str(path))
+            return {key: handle.get_tensor(key) for key in handle.keys()}, told
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"is damaged ({error})", str(path), "stream from the beginning") from error
