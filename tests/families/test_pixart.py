@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract import CLOSE, apart
+from diffusers import TCDScheduler
 from families.image_bed import Bed, bed, rebuilt, told, told_alike
 
 from vdistill.core.errors import UserError
@@ -104,3 +105,11 @@ def test_pictures_are_the_pipelines() -> None:
     b = bed("pixart")
     pixels = b.family.codec.decode(b.family.unpack(b.ours(4.5), b.shape))
     assert apart((pixels[:, :, 0] + 1) / 2, b.stock(output_type="pt")) <= CLOSE
+
+
+def test_a_scheduler_with_an_eta_of_its_own_gets_the_pipelines() -> None:
+    pipe = random_tiny("pixart-sigma")
+    pipe.register_modules(scheduler=TCDScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"))
+    b = bed("pixart-sigma", pipe)
+    found = b.ours(4.5)
+    assert found.isfinite().all() and apart(found, b.stock(guidance_scale=4.5)) <= CLOSE

@@ -138,15 +138,6 @@ class SdFamily(StockFamily):
     def make_codec(self) -> KlCodec:
         return KlCodec(self.pipe.vae, scale=self.pipe.vae.config.scaling_factor, spatial=self.side, flat=True)
 
-    def advance(
-        self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
-    ) -> Tensor:
-        """With the pipelines' eta of 0, which is not every scheduler's own."""
-        if "more" not in memory:
-            memory["more"] = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
-        more = memory["more"]
-        return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
-
     @property
     def text_length(self) -> int:
         return int(self.pipe.tokenizer.model_max_length)

@@ -160,10 +160,14 @@ class StockFamily(Captions):
     def advance(
         self, scheduler: Any, prediction: Tensor, i: int, z: Tensor, generator: Any, memory: dict[str, Any]
     ) -> Tensor:
-        """One scheduler step as the pipeline makes it. memory: what it carries from step to step."""
+        """One scheduler step as the pipeline makes it. memory: what it carries from step to step.
+
+        Of pipelines that have an eta it is their 0, which is not every scheduler's own.
+        """
         if "more" not in memory:
             takes = inspect.signature(scheduler.step).parameters
-            memory["more"] = {"generator": generator} if "generator" in takes else {}
+            own = getattr(self.pipe, "prepare_extra_step_kwargs", None)
+            memory["more"] = own(generator, 0.0) if own else {"generator": generator} if "generator" in takes else {}
         more = memory["more"]
         return scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False, **more)[0]  # type: ignore[no-any-return]
 
