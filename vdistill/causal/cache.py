@@ -140,6 +140,11 @@ class Cache:
                 if key.startswith(f"{name}."):
                     table[int(key.removeprefix(f"{name}."))] = value.clone()
 
+    def move(self, device: torch.device) -> None:
+        """Keep what is remembered on `device`, unless it has a store of its own."""
+        for table in (self.keys, self.values):
+            table |= {layer: value.to(self.store or device) for layer, value in table.items()}
+
     def nbytes(self) -> int:
         """Size of what is remembered."""
         return sum(t.numel() * t.element_size() for table in (self.keys, self.values) for t in table.values())

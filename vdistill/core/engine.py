@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from . import checkpoint
 from .errors import NonFinite, UserError
 from .optim import Ema, Optimizer, OptimSpec
 from .rng import Rng
-from .step import Batch, Loss, Method
+from .step import Batch, Carried, Loss, Method
 
+CARRIED = "carried"  # group of a checkpoint
 Source = Callable[[int, int], Batch]  # (step, global micro-batch number) -> Batch
 
 
@@ -172,8 +174,8 @@ class Engine:
     # -- what is kept -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> checkpoint.Snapshot:
-        """Everything that resuming needs, still on the device."""
-        groups: dict[str, Mapping[str, Tensor]] = {}
+        """Everything that resuming needs, still on the device. All processes ask together."""
+        groups: dict[str, Mapping[str, Tensor]] = {CARRIED: found} if (found := self._carried()) else {}
         state: dict[str, Any] = {"optim": {}, "ema": {}, "bad": self.bad, "seed": self.seed}
         for name, module in self.method.learners.items():
             groups[name] = module.state_dict()
@@ -182,11 +184,20 @@ class Engine:
                 groups[f"{name}.ema"], state["ema"][name] = self.ema[name].state(), self.ema[name].updates
         return checkpoint.Snapshot(self.step, groups, state)
 
+    def _carried(self) -> dict[str, Tensor]:
+        """What the method carries, in this process and all others."""
+        carried: Carried | None = getattr(self.method, "carried", None)
+        own = {} if carried is None else dict(carried.state())
+        if carried is None or carried.alike:
+            return own
+        return {k: v for part in gather_object([{k: v.cpu() for k, v in own.items()}]) for k, v in part.items()}
+
     def save(self, wait: bool = False) -> None:
         """Snapshot now, write in the background; an error of the previous write surfaces here."""
         self._finish_write()
+        shot = self.snapshot()
         if self.accelerator.is_main_process:
-            shot = self.snapshot().to_host()
+            shot = shot.to_host()
             self._writer = self._writer or ThreadPoolExecutor(1)
             self._writing = self._writer.submit(checkpoint.save, self.out / "checkpoints", shot, self.cadence.keep)
             if wait:
@@ -219,6 +230,9 @@ class Engine:
             self.optim[name].load(dict(shot.groups[f"{name}.optim"]), shot.state["optim"][name])
             if name in self.ema:
                 self.ema[name].load(dict(shot.groups[f"{name}.ema"]), shot.state["ema"][name])
+        if (carried := getattr(self.method, "carried", None)) is not None:
+            here = self.accelerator
+            carried.restore(shot.groups.get(CARRIED, {}), here.process_index, here.num_processes)
         self.step, self.bad = shot.step, shot.state["bad"]
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,25 @@ class Method(Protocol):
         """Names of the learners updated at this step, in order."""
 
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss: ...
+
+
+@runtime_checkable
+class Carried(Protocol):
+    """What goes on from step to step beside weights: a method's `carried`, where it has one, is saved with them.
+
+    alike: the same in all processes; otherwise each has its own, under keys that no other has.
+    """
+
+    @property
+    def alike(self) -> bool: ...
+
+    def state(self) -> Mapping[str, Tensor]: ...
+
+    def restore(self, state: Mapping[str, Tensor], rank: int = 0, world: int = 1) -> None:
+        """Become what `state` was taken of, of all processes; {} is the beginning. Tensors come in main memory.
+
+        rank, world: this process, which has global micro-batches m with m % world == rank, of how many.
+        """
 
 
 class Term(Protocol):

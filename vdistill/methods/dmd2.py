@@ -15,7 +15,7 @@ from ..core.denoiser import Denoiser
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Generate, Loss, Term
+from ..core.step import Batch, Carried, Generate, Loss, Term
 from ..core.times import Times, Uniform
 
 
@@ -43,6 +43,7 @@ class Dmd2:
     ) -> None:
         self.cfg, self.teacher, self.student, self.critic = cfg, teacher, student, critic
         self.generate, self.terms, self.times = generate, terms, times
+        self.carried = generate if isinstance(generate, Carried) else None
         watchers = {"critic": modules["critic"]} | {t.name: t.module for t in terms if t.module is not None}
         self.learners: Mapping[str, nn.Module] = {"student": modules["student"], "critic": nn.ModuleDict(watchers)}
 

@@ -1,0 +1,54 @@
+"""A tiny stock Wan in float64 as a causal student, and clips it learns from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from toys import tiny_family
+
+from vdistill.causal.layout import Layout
+from vdistill.causal.rollout import Plan
+from vdistill.core.rng import Rng
+from vdistill.core.step import Batch
+from vdistill.families.tiny import TinyFamily
+
+TIMES = (1.0, 0.7, 0.3)
+
+
+def family(double: bool = True) -> TinyFamily:
+    made = tiny_family()
+    if double:
+        made.network_of().double()
+    return made
+
+
+def clips(of: TinyFamily, length: int = 6, n: int = 2, dtype: torch.dtype = torch.float64) -> Batch:
+    """Latents [n, 768, length, 2, 2] and captions."""
+    source = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 768, length, 2, 2, generator=source, dtype=dtype)
+    return Batch(x, of.text(["a red square", "a blue circle moves"][:n]).to(dtype=dtype))
+
+
+def plan(block: int = 2, window: int | None = None, sink: int = 0, **more: object) -> Plan:
+    return Plan(Layout(block, window=window, sink=sink), TIMES, **more)  # type: ignore[arg-type]
+
+
+def at_exit(step: int, steps: int = len(TIMES)) -> Rng:
+    """A place in a run whose rollouts, of blocks and of windows, stop at `step`."""
+    for rng in (Rng(3, step=i) for i in range(1000)):
+        if rng.integer(f"exit/{steps}", steps) == step == rng.integer("exit", steps):
+            return rng
+    raise AssertionError("no such draw")
+
+
+def gradients(module: nn.Module, loss: Tensor) -> list[Tensor]:
+    """Of every parameter, zero where there is none."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, params, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
+
+
+def apart(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest difference of two lists of gradients, in units of the largest of the first."""
+    top = max(float(g.abs().max()) for g in a)
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True)) / top
