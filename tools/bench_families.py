@@ -162,7 +162,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": named[1] if named else platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
-        "diffusers": diffusers.__version__, "command": " ".join(["python", *sys.argv]),
+        "diffusers": diffusers.__version__,
     }  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def table(found: Mapping[str, Any]) -> str:
         "",
         f"Largest ratio: {', '.join(said)}; promised is at most {PROMISE} at mid size. Medians on one machine: "
         f"{on['cpu']}, {on['cores']} cores, {on['threads']} threads used, Python {on['python']}, torch {on['torch']}, "
-        f"diffusers {on['diffusers']}; `{on['command']}`.",
+        f"diffusers {on['diffusers']}; {', '.join(f'`{c}`' for c in dict.fromkeys(row['command'] for row in rows))}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -205,6 +205,7 @@ def write_markdown(page: Path, found: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--add", action="store_true", help="keep the rows of the --json file that are not run again")
     parser.add_argument("--markdown", type=Path, help="put the table into this page, between its marks")
     parser.add_argument("--only", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
@@ -213,14 +214,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
-    rows = []
+    rows, command = [], " ".join(["python", *sys.argv])
     print(f"{'variant':<16}{'size':<6}{'latents':<16}{'ours ms':>9}{'stock ms':>9}{'ratio':>8}{'wall':>8}")
     for variant in args.only:
         for size in args.sizes:
-            row = measure(variant, size, args.steps, args.repeats)
+            row = measure(variant, size, args.steps, args.repeats) | {"command": command}
             rows.append(row)
             shown, ms = "x".join(map(str, row["latents"])), f"{row['ours_ms']:>9.2f}{row['stock_ms']:>9.2f}"
             print(f"{variant:<16}{size:<6}{shown:<16}{ms}{row['ratio']:>8.3f}{row['wall_ratio']:>8.3f}", flush=True)
+    if args.add and args.json and args.json.exists():
+        kept = {(row["variant"], row["size"]): row for row in json.loads(args.json.read_text())["rows"]}
+        rows = [*(kept | {(row["variant"], row["size"]): row for row in rows}).values()]
     found = {
         "machine": machine(), "ratio_max": largest(rows, "mid"), "ratio_max_tiny": largest(rows, "tiny"), "rows": rows
     }  # fmt: skip
