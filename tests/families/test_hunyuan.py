@@ -244,5 +244,3 @@ def test_what_does_not_fit_the_codec_is_one_line() -> None:
     ):
         with pytest.raises(UserError, match=words):
             codec.shape(*size)
-    with pytest.raises(UserError, match="no exact streaming decoder"):
-        codec.stream()

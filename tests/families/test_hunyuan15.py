@@ -247,5 +247,3 @@ def test_what_does_not_fit_the_codec_is_one_line() -> None:
     for size, words in (((10, 64, 48), r"1 \+ k \* 4"), ((9, 72, 48), "multiples of 16")):
         with pytest.raises(UserError, match=words):
             codec.shape(*size)
-    with pytest.raises(UserError, match="no exact streaming decoder"):
-        codec.stream()

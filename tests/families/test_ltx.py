@@ -279,5 +279,3 @@ def test_sizes_that_do_not_fit_are_one_line(size: tuple[int, int, int], said: st
     with pytest.raises(UserError) as found:
         ltx().family.codec.shape(*size)
     assert said in str(found.value) and "\n" not in str(found.value)
-    with pytest.raises(UserError, match="no exact streaming decoder"):
-        ltx().family.codec.stream()

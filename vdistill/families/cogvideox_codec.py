@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from .kl_codec import KlCodec
+from .overlap import no_frames
 
 
 class CogCodec(KlCodec):
@@ -52,35 +53,85 @@ class CogCodec(KlCodec):
         return super().decode(latents[:, :, self.spare :])
 
     def stream(self) -> Callable[[Tensor], Tensor]:
-        """Equal to decoding the whole. The first chunk has an odd number of latent frames, at least 3 (and the spare
-        ones in front), every other chunk an even number; UserError for any other: the VAE normalises over each part it
-        decodes, first three latent frames and then two by two, so other parts would give other pixels."""
-        return _CogStream(self)
+        """Equal to decoding the whole clip of an odd number of latent frames (and the spare ones in front), whatever
+        the chunks: the VAE normalises over each part it decodes, first three latent frames and then two by two, so
+        others wait until their part is whole."""
+        return CogStream(self)
 
 
-class _CogStream:
-    """The memory of the causal convolutions, kept between chunks."""
+class CogStream:
+    """The memory of the causal convolutions, and the latents that wait, kept between chunks."""
 
     def __init__(self, codec: CogCodec) -> None:
-        self.codec, self.first, self.memory = codec, True, None
+        self.codec, self.spare, self.first = codec, codec.spare, True
+        self.waiting: Tensor | None = None
+        self.memory: dict[str, Any] | None = None
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Tensor:
-        codec, vae = self.codec, self.codec.vae
-        latents = latents[:, :, codec.spare :] if self.first else latents
-        parts = self.parts(latents.shape[2])
-        scale, _ = codec._pair(latents)
-        z, out = (latents / scale).to(vae.dtype), []
-        for part in z.split(parts, 2):
-            part = part if vae.post_quant_conv is None else vae.post_quant_conv(part)
-            pixels, self.memory = vae.decoder(part, conv_cache=self.memory)
-            out.append(pixels)
-        self.first = False
-        return torch.cat(out, 2).float().clamp(-1, 1)
+        gone = min(self.spare, latents.shape[2])
+        self.spare, latents = self.spare - gone, latents[:, :, gone:]
+        z = latents if self.waiting is None else torch.cat([self.waiting, latents], 2)
+        out, part = [no_frames(latents, self.codec.spatial)], 3 if self.first else 2
+        while z.shape[2] >= part:
+            out.append(self._decoded(z[:, :, :part]))
+            z, part = z[:, :, part:], 2
+        self.waiting = z
+        return torch.cat(out, 2)
 
-    def parts(self, frames: int) -> list[int]:
-        """How the VAE itself would divide a chunk of so many latent frames. UserError where it would not."""
-        least, wanted = (3, "3, 5, 7, ... in the first") if self.first else (2, "2, 4, 6, ... after the first")
-        if frames < least or (frames - least) % 2:
-            raise UserError(f"a chunk of {frames} latent frames has no exact decoding", "stream", f"give {wanted}")
-        return [least, *[2] * ((frames - least) // 2)]
+    def _decoded(self, part: Tensor) -> Tensor:
+        codec, vae = self.codec, self.codec.vae
+        scale, _ = codec._pair(part)
+        z = (part / scale).to(vae.dtype)
+        z = z if vae.post_quant_conv is None else vae.post_quant_conv(z)
+        pixels, self.memory = vae.decoder(z, conv_cache=self.memory)
+        self.first = False
+        return pixels.float().clamp(-1, 1)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def finish(self) -> Tensor | None:
+        """The frames of latents that waited, as if the last latent frame came again; None where none did. A single one
+        in all is exact."""
+        z, self.waiting, first = self.waiting, None, self.first
+        if z is None or not z.shape[2]:
+            return None
+        count, more = z.shape[2], (3 if first else 2) - z.shape[2]
+        if first and count == 1:
+            return self._decoded(z)
+        ratio = self.codec.temporal
+        frames = 1 + (count - 1) * ratio if first else count * ratio
+        return self._decoded(torch.cat([z, *[z[:, :, -1:]] * more], 2))[:, :, :frames]
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` takes."""
+        found = {"first": torch.tensor(self.first), "spare": torch.tensor(self.spare)}
+        if self.waiting is not None:
+            found["waiting"] = self.waiting.clone()
+        return found | {f"memory/{name}": value for name, value in named(self.memory or {})}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from there."""
+        self.first, self.spare, self.waiting = bool(state["first"]), int(state["spare"]), state.get("waiting")
+        kept = {name.removeprefix("memory/"): value for name, value in state.items() if name.startswith("memory/")}
+        self.memory = nested(kept) or None
+
+
+def named(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a tree of mappings, by their names from its root, with a slash between."""
+    for name, value in tree.items():
+        if isinstance(value, Tensor):
+            yield above + name, value
+        elif value:
+            yield from named(value, f"{above}{name}/")
+
+
+def nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tree that `named` names."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *above, name = path.split("/")
+        place = tree
+        for each in above:
+            place = place.setdefault(each, {})
+        place[name] = value
+    return tree

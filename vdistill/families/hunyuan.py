@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ from ..core.guided import INPUT
 from . import times
 from .kl_codec import KlCodec
 from .opening import call_defaults
+from .overlap import OverlapStream
 from .rope import AxialRope, frequencies
 from .seams import normed, split_heads
 from .stock import Parts, StockFamily
@@ -183,6 +184,26 @@ class HunyuanNet(StockNet):
         return super().with_fixed_scale(scale)
 
 
+class HunyuanCodec(KlCodec):
+    """The stock VAE decodes a clip in tiles that overlap in time, so a stream of the same tiles is exact."""
+
+    def stream(self) -> Callable[[Tensor], Tensor]:
+        """Equal to decoding the whole. Its tiles wait for latent frames: three at a time, after the first five."""
+        vae, temporal = self.vae, self.temporal
+        if not vae.use_framewise_decoding:
+            return super().stream()
+        tile, stride = vae.tile_sample_min_num_frames // temporal, vae.tile_sample_stride_num_frames // temporal
+        return OverlapStream(self.one_tile, (temporal, self.spatial), 1, tile - stride, stride)
+
+    def one_tile(self, latents: Tensor) -> Tensor:
+        """Pixels of latents that are not divided in time."""
+        self.vae.use_framewise_decoding = False
+        try:
+            return self.unclipped(latents)
+        finally:
+            self.vae.use_framewise_decoding = True
+
+
 class HunyuanFamily(StockFamily):
     """HunyuanVideoPipeline, guided by the scale it is told. A network that is told none runs without guidance; a scale
     above 1 is then the pipeline's true_cfg_scale, with the negative prompt in place of the caption."""
@@ -200,7 +221,7 @@ class HunyuanFamily(StockFamily):
 
     def make_codec(self) -> KlCodec:
         config = self.pipe.vae.config
-        return KlCodec(
+        return HunyuanCodec(
             self.pipe.vae, scale=config.scaling_factor, temporal=int(config.temporal_compression_ratio),
             spatial=int(config.spatial_compression_ratio), multiple=self.network_of().patch[1],
         )  # fmt: skip

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from .overlap import OverlapStream
 
 
 class KlCodec:
     """latents = (z - shift) * scale of the VAE's z, so that they have the size the network was trained on.
 
     vae: frozen, of diffusers' interface. flat: it takes images [B, 3, H, W], so every frame goes through alone.
-    multiple: latent sides must be multiples of it, for the patches of the network.
+    multiple: latent sides must be multiples of it, for the patches of the network. before, blend: of a stream, see
+    `OverlapStream`.
     """
+
+    before, blend = 3, 1
 
     def __init__(
         self,
@@ -53,11 +57,15 @@ class KlCodec:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, clipped to [-1, 1]."""
+        return self.unclipped(latents).clamp(-1, 1)
+
+    def unclipped(self, latents: Tensor) -> Tensor:
+        """Pixels as the VAE says them."""
         frames = latents.shape[2]
         if self.flat:
             latents = latents.transpose(1, 2).flatten(0, 1)
         scale, shift = self._pair(latents)
-        pixels = self.raw_decode((latents / scale + shift).to(self.vae.dtype)).float().clamp(-1, 1)
+        pixels = self.raw_decode((latents / scale + shift).to(self.vae.dtype)).float()
         return pixels.unflatten(0, (-1, frames)).transpose(1, 2) if self.flat else pixels
 
     def raw_encode(self, pixels: Tensor) -> Tensor:
@@ -83,7 +91,7 @@ class KlCodec:
         return (self.channels, 1 + (length - 1) // self.temporal, height // self.spatial, width // self.spatial)
 
     def stream(self) -> Callable[[Tensor], Tensor]:
-        """A decoder with memory, where the VAE has one that is exact. UserError where it has none."""
+        """A decoder with memory: exact for single frames, in overlapping tiles for a VAE that has none of its own."""
         if self.temporal == 1:
             return self.decode
-        raise UserError(f"{type(self.vae).__name__} has no exact streaming decoder", "vae", "decode the whole clip")
+        return OverlapStream(self.unclipped, (self.temporal, self.spatial), self.before, self.blend)

@@ -61,7 +61,9 @@ class LtxRope:
         """[heads, T rows, D]: turns [T, m] along the sequence and, across it, the table's own."""
         heads, _, wide = table.shape
         flat = table[:, :rows].transpose(0, 1).flatten(1)[None].repeat(len(turn), 1, 1)  # [T, rows, heads D]
-        flat[:, :, self.pad :].unflatten(-1, (-1, 3, 2))[..., 0, :] = turn[:, None, :, None].to(table.device, table.dtype)
+        flat[:, :, self.pad :].unflatten(-1, (-1, 3, 2))[..., 0, :] = turn[:, None, :, None].to(
+            table.device, table.dtype
+        )
         return flat.flatten(0, 1).unflatten(1, (heads, wide)).transpose(0, 1)
 
 
@@ -159,6 +161,7 @@ class LtxCodec(KlCodec):
     Draws inside a decoder that makes some, and the noise, are functions of the latents: decoding again gives the same.
     """
 
+    before, blend = 2, 2  # its convolutions look ahead too
     decode_timestep: float = 0.0
     decode_noise: float | None = None
 
