@@ -82,6 +82,8 @@ def _sample(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", metavar="DIR", type=Path, default=Path("clips"), help="where to write (default: clips)")
     p.add_argument("--image", metavar="FILE", type=Path, help="first picture of all clips, where a model takes one")
     p.add_argument("--fps", type=float, default=8.0, help="frames a second of the files (default: 8)")
+    ways = "how clips longer than the model's own are made: see docs/guides/long_video.md (default: error, refuse)"
+    p.add_argument("--long", choices=("error", "direct", "windows", "extend"), default="error", help=ways)
 
 
 def _eval(p: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from ..core.solvers import Solver, solve
 from ..families.few_step import FewStepScheduler
 from ..families.stock import StockFamily
 from ..families.stock_sampler import sample_stock
+from ..video.extend import continue_from
 from .about import About
 from .causal_file import Saved
 from .models import clip_shape, finite, whole_number
@@ -103,7 +104,7 @@ class Counted:
 def beginning(
     family: StockFamily, shape: Sequence[int], seed: int, count: int, first: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor], list[torch.Generator]]:
-    """(first noise [count, *shape], conditions of the first picture, generators that go on from there).
+    """(first noise [count, *shape], conditions of the first pictures, generators that go on from there).
 
     Sample i is what torch.Generator().manual_seed(seed + i) draws, in the order the stock pipeline draws.
     UserError where a picture is missing or of no use.
@@ -111,8 +112,8 @@ def beginning(
     if first is None and family.needs_image:
         raise UserError(f"{family.name} of this folder starts from an image", "--image", "give one")
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    image = None if first is None else first.to(family.device)
-    fields = [{} if image is None else family.from_image(image, shape, g) for g in generators]
+    images = [None] * count if first is None else first.to(family.device).expand(count, -1, -1, -1).split(1)
+    fields = [{} if i is None else family.from_image(i, shape, g) for i, g in zip(images, generators, strict=True)]
     noise = torch.cat([family.noise(shape, g) for g in generators]).to(family.device)
     return noise, {name: torch.cat([f[name] for f in fields]) for name in fields[0]}, generators
 
@@ -140,15 +141,33 @@ def generate(
             how = {"seed": plan.seed + i, "steps": plan.steps, "guidance": plan.guidance, "net": counted}
             clips.append(block_by_block(family, replace(plan.causal, times=times), part, frames, size, **how))
             continue
-        noise, fields, generators = beginning(family, shape, plan.seed + i, len(part), first)
-        cond = family.text(part).to(family.device)
-        for name, value in fields.items():
-            cond = cond.with_field(name, value)
-        if plan.scale is not None:
-            cond = cond.with_field("guidance", torch.full((len(part),), plan.scale, device=family.device))
-        clips.append(family.codec.decode(latents(family, counted, noise, cond, plan, times, generators)))
+        clips.append(decoded(family, counted, part, plan, shape, times, plan.seed + i, first))
     seconds = (time.perf_counter() - begun) / len(captions)
     return Sampled(torch.cat(clips).cpu(), counted.clips // len(captions), seconds)
+
+
+def decoded(
+    family: StockFamily,
+    net: Denoiser,
+    captions: Sequence[str],
+    plan: Plan,
+    shape: Sequence[int],
+    times: Sequence[float] | None,
+    seed: int,
+    first: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Pixels [B, 3, T, H, W] of one batch, clip i from seed + i. shape: [C, T, H, W] of its latents; first: pictures
+    [1 or B, 3, H, W] in [-1, 1]; known: latents [B, C, k, H, W] that clips of a `Continued` net begin with."""
+    noise, fields, generators = beginning(family, shape, seed, len(captions), first)
+    cond = family.text(captions).to(family.device)
+    for name, value in fields.items():
+        cond = cond.with_field(name, value)
+    if plan.scale is not None:
+        cond = cond.with_field("guidance", torch.full((len(captions),), plan.scale, device=family.device))
+    if known is not None:
+        cond = continue_from(cond, known.to(noise), noise)
+    return family.codec.decode(latents(family, net, noise, cond, plan, times, generators))
 
 
 def latents(

@@ -17,8 +17,9 @@ from ..data.encode import png
 from ..data.media import write_video
 from ..data.prompts import read_prompts
 from .causal_file import read_causal
-from .generate import generate, plan_of, size_of
+from .generate import plan_of, size_of
 from .lock import as_folder
+from .long import of_length
 from .models import about_model, finite, model_folder, open_model, whole_number
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         causal=read_causal(model_folder(args.model)),
     )
     frames, size = args.frames or known.frames, size_of(args.size, known)
-    made = generate(family, prompts, plan, frames, size, first=first_image(args.image, size))
+    made = of_length(family, prompts, plan, frames, size, known.frames, args.long, first_image(args.image, size))
     if not made.pixels.isfinite().all():
         raise UserError("gave values that are not finite", str(args.model), "its weights may be damaged")
     out.mkdir(parents=True, exist_ok=True)
