@@ -1,7 +1,7 @@
 """Clips without end out of short ones: the last frames of a clip are what the next begins with (Magic 1-For-1, 2025).
 
 A network that starts from an image is told them as its condition. One that knows text alone is made to go on from them:
-at every step they stand in the sequence, noised as the rest of it, and are what it says of those places.
+at every step they stand in the sequence, noised as the rest of it, and what it says of the rest is moved accordingly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from ..core.attention import Attend, full
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..core.schedule import Schedule
+from ..core.schedule import Schedule, spread
 
 KNOWN, NOISE = "known", "known.noise"
 """Fields of a Cond: latents [B, C, k, H, W] that a clip begins with, and the noise that is put on them."""
+
+FLAT = 1e-3
+"""A direction in which x0 answers to x_t by less than this is left alone: near pure noise it says nothing."""
 
 Make = Callable[[Tensor | None, int], Tensor]
 """(last frames of the clip before [B, 3, keep, H, W], None for the first; number of the clip) -> the clip
@@ -64,12 +67,17 @@ def continue_from(cond: Cond, known: Tensor, noise: Tensor) -> Cond:
 class Continued:
     """A Denoiser of clips whose beginning is known from their condition; without one, the inner Denoiser.
 
-    clean: show the known as they are, at time 0, to networks trained with a time at each position (diffusion forcing).
-    That is exact, the law of the rest given them. Noised as the rest is, as any network can be shown them, they pull
-    on it less than they should.
+    The known stand in x_t, noised as the rest is. That alone pulls too little on the rest: the network's estimate of
+    their places is not the known. pull: steps of conjugate gradients by which the rest is moved with it, x0 + J^T y
+    with J_kk y = known - x0_k, J = dx0/dx_t, k the known places. For Gaussian laws that is E[x0 | x_t, known] once
+    there are as many steps as numbers known, and one step has the best length along the gap (reconstruction guidance,
+    Ho et al. 2022, whose weight it finds by itself). A step costs a pass backwards through the network.
+    clean: show the known as they are, at time 0, instead: exact for networks trained with a time at each position
+    (diffusion forcing), and out of place for all others.
     """
 
     inner: Denoiser
+    pull: int = 1
     clean: bool = False
 
     @property
@@ -88,5 +96,44 @@ class Continued:
             seen = known
         else:
             seen = self.schedule.noise(known, noise, t[:, :count] if t.ndim == 2 else t)
-        out = self.inner.x0(torch.cat([seen, x[:, :, count:]], 2), t, rest, attend=attend)
+        seen = torch.cat([seen, x[:, :, count:]], 2)
+        if self.clean or not self.pull:
+            out = self.inner.x0(seen, t, rest, attend=attend)
+        else:
+            out = self._pulled(seen, t, rest, attend, known)
         return torch.cat([known, out[:, :, count:]], 2)
+
+    def _pulled(self, x: Tensor, t: Tensor, cond: Cond, attend: Attend, known: Tensor) -> Tensor:
+        count = known.shape[2]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out = self.inner.x0(x, t, cond, attend=attend)
+            ours = out[:, :, :count]
+
+        def back(direction: Tensor, more: bool) -> Tensor:
+            return torch.autograd.grad(ours, x, direction, retain_graph=more)[0]
+
+        return out.detach() + conjugate(back, (known - ours).detach(), self.pull)
+
+
+def conjugate(back: Callable[[Tensor, bool], Tensor], gap: Tensor, steps: int) -> Tensor:
+    """J^T y after `steps` steps of conjugate gradients at J_kk y = gap (Hestenes & Stiefel 1952), each sample alone.
+
+    back: (direction [B, C, k, ...], whether another call follows) -> J^T direction [B, C, T, ...].
+    """
+    count, left, way, total = gap.shape[2], gap, gap, torch.zeros(())
+    size = dot(left, left)
+    for step in range(steps):
+        moved = back(way, step + 1 < steps)
+        bent = dot(way, moved[:, :, :count])
+        length = torch.where(bent > FLAT * dot(way, way), size / bent, 0.0)
+        total = total + spread(length, gap) * moved
+        left = left - spread(length, gap) * moved[:, :, :count]
+        before, size = size, dot(left, left)
+        way = left + spread(size / before.clamp_min(1e-30), gap) * way
+    return total.to(gap.dtype)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each sample [B], at least float32."""
+    return (a.float() * b.float() if a.dtype != torch.float64 else a * b).flatten(1).sum(1)
