@@ -31,11 +31,11 @@ from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
-from .build_causal import forcing_of, rollout_of, started
+from .build_causal import causal_method, generate_of, held, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .schema import Config, DataBank, ScopeLora
-from .schema_causal import MethodForcing
+from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
 
@@ -66,7 +66,8 @@ def build(config: Config, world: int = 1, device: torch.device | str = "cpu") ->
         roles, embedded = make_roles(config, family)
         method, times = make_method(config, family, roles, embedded)
     specs = {name: optim_of(config, name) for name in method.learners}
-    return Built(family, method, make_source(config, family, world), specs, roles.denoisers["student"], times)
+    source = held(config, family, method, make_source(config, family, world))
+    return Built(family, method, source, specs, roles.denoisers["student"], times)
 
 
 def engine_of(config: Config, built: Built, out: Path, **more: object) -> Engine:
@@ -103,17 +104,18 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
             raise UserError("the analytic family is trained whole", "scope", "use scope: {name: full}")
         nets = {n: family.network(config.seed + i, embedded) for i, n in enumerate(names)}
         return Roles(family.teacher, nets, nets), embedded
-    start = with_guidance_input(family) if embedded else started(config, family) or family.net
+    own = started(config, family)
+    start = with_guidance_input(family) if embedded else family.net
     if isinstance(scope, ScopeLora):
         frugal(config, family)
         targets = scope.targets or family.lora_targets
-        roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets))
+        roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets), own)
         scale = family.network_of(start).scale_module() if embedded else None
         if scale is None:
             return roles, embedded
         extra = nn.ModuleDict({"guidance": scale, "adapter": roles.modules["student"]})
         return Roles(roles.teacher, roles.denoisers, {**roles.modules, "student": extra}), embedded
-    roles = full_roles(family.net, names, start)
+    roles = full_roles(family.net, names, own or start)
     for copied in roles.modules.values():
         copied.float()  # what is trained is float32; autocast computes in less where asked to
     frugal(config, family)
@@ -145,9 +147,9 @@ def make_method(
     if isinstance(m, MethodFlow):
         flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
         return Flow(flow, student, module), None
-    if isinstance(m, MethodForcing):
+    if isinstance(m, MethodForcing | MethodOdeInit | MethodCausalConsistency):
         assert isinstance(family, StockFamily)
-        return forcing_of(config, family, roles), None
+        return causal_method(config, family, roles)
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
@@ -175,9 +177,9 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     """DMD2 with its guidance, inputs and terms."""
     guided_by = LABEL if isinstance(family, AnalyticFamily) else family.guided_by
     make: Generate
-    if m.inputs == "rollout":
+    if config.causal is not None:
         assert isinstance(family, StockFamily)
-        make = rollout_of(config, family, times)
+        make = generate_of(config, family, times)
     else:
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
     teacher: Denoiser

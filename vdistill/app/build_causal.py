@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..causal.consistency import CausalConsistency, ConsistencyConfig
 from ..causal.forcing import Forcing, ForcingConfig
+from ..causal.long_tuning import Again, Longer, LongTuning, checked_length
+from ..causal.noised import NoisedBlocks
+from ..causal.ode_init import AfterCleanPath, OdeInit
+from ..causal.rolling import Either, Rolling
 from ..causal.rollout import Plan, SelfForcing
-from ..core.denoiser import Net
+from ..core.bank import Bank
+from ..core.denoiser import Denoiser, Net
+from ..core.engine import Source
 from ..core.errors import UserError
+from ..core.guidance import cfg
+from ..core.guided import INPUT, Guided, Told
 from ..core.scope import Roles
+from ..core.step import Batch, Generate, Method
+from ..data.bank import OnTrajectory
 from ..families.stock import StockFamily
+from .build_family import tuned
 from .models import open_model
-from .schema import Config
-from .schema_causal import Causal, MethodForcing
+from .schema import Config, DataBank
+from .schema_causal import Causal, MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_family import FamilyAnalytic
+from .schema_method import MethodDmd2
 
 
 def unit_of(family: StockFamily) -> int:
@@ -23,22 +44,49 @@ def started(config: Config, family: StockFamily) -> Net | None:
     path = config.causal and config.causal.start
     if not path:
         return None
-    found = open_model(path, family.name).net
+    found = open_model(path, family.name, getattr(torch, getattr(config.family, "dtype", "float32"))).net
     ours, theirs = family.net.state_dict(), found.state_dict()
     if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
         raise UserError("is of another shape than the teacher", str(path), "start from a student of the same teacher")
-    return found
+    tuned(config, family.network_of(found))
+    return found.to(family.device)
 
 
-def forcing_of(config: Config, family: StockFamily, roles: Roles) -> Forcing:
-    """Training from clips."""
-    m, causal = config.method, config.causal
-    assert isinstance(m, MethodForcing) and causal is not None
-    unit = unit_of(family)
-    cfg = ForcingConfig(
-        m.kind, m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, family.guided_by, m.context_noise, unit
-    )
-    return Forcing(cfg, causal.layout(unit), roles.denoisers["student"], roles.modules["student"])
+# -- methods --------------------------------------------------------------------------------------------------------
+
+
+def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Method, tuple[float, ...] | None]:
+    """(a method that trains causal students alone, the student's times, None for any number)."""
+    m, causal, unit = config.method, config.causal, unit_of(family)
+    assert causal is not None
+    layout, student, module = causal.layout(unit), roles.denoisers["student"], roles.modules["student"]
+    if isinstance(m, MethodForcing):
+        forcing = ForcingConfig(
+            m.kind, m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, family.guided_by, m.context_noise, unit
+        )
+        return Forcing(forcing, layout, student, module), None
+    assert isinstance(m, MethodOdeInit | MethodCausalConsistency)
+    times = m.times or tuple(family.net.schedule.grid(m.steps)[:-1].tolist())
+    teacher = guided(roles.teacher, family.guided_by, m.scale, config.train.guidance_batch)
+    if isinstance(m, MethodCausalConsistency):
+        own = ConsistencyConfig(m.teacher_steps, m.skip, m.each, m.average, m.solver, unit)
+        return CausalConsistency(own, layout, teacher, student, module), times
+    if m.kind == "teacher":
+        path = AfterCleanPath(teacher, layout, times, m.teacher_steps, m.solver, unit)
+        return OdeInit(m.kind, layout, path, student, module, unit), times
+    assert isinstance(config.data, DataBank)
+    states = OnTrajectory(Bank.open(Path(config.data.path)), times).states
+    return OdeInit(m.kind, layout, states, student, module, unit), times
+
+
+def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:
+    """A teacher under one scale; as it is, and for half the cost, where that is 1."""
+    if guided_by == INPUT:
+        return Told(teacher, scale)
+    return teacher if scale == 1 else Guided(teacher, cfg(scale, guided_by), limit)
+
+
+# -- how a causal student makes a sample for training ---------------------------------------------------------------
 
 
 def plan_of(causal: Causal, times: tuple[float, ...], unit: int) -> Plan:
@@ -46,9 +94,56 @@ def plan_of(causal: Causal, times: tuple[float, ...], unit: int) -> Plan:
     return Plan(causal.layout(unit), times, causal.first_times, causal.level, unit)
 
 
-def rollout_of(config: Config, family: StockFamily, times: tuple[float, ...]) -> SelfForcing:
-    """The student's own rollout, as long as a clip or longer."""
-    causal = config.causal
-    assert causal is not None
-    unit = unit_of(family)
-    return SelfForcing(plan_of(causal, times, unit), causal.last and causal.last // unit)
+def generate_of(config: Config, family: StockFamily, times: tuple[float, ...]) -> Generate:
+    """From noised clips, or by the student's own rollout, as long as a clip or longer."""
+    causal, m, unit = config.causal, config.method, unit_of(family)
+    assert causal is not None and isinstance(m, MethodDmd2)
+    if m.inputs == "data":
+        return NoisedBlocks(causal.layout(unit), (*times, 0.0), unit)
+    plan, last = plan_of(causal, times, unit), causal.last and causal.last // unit
+    forcing = SelfForcing(plan, last, causal.through)
+    if causal.rolling:
+        return Either(Rolling(plan, last), forcing, causal.rolling)
+    if causal.rollout is None:
+        return forcing
+    checked_length(clip_length(config, family), causal.rollout, plan.layout.block * unit)
+    if causal.extend is None:
+        return Longer(forcing, causal.rollout, pictures(family))
+    return LongTuning(plan, causal.extend, causal.rollout, pictures(family))
+
+
+def pictures(family: StockFamily) -> Again:
+    """What makes the last picture of some latents a latent of its own."""
+
+    def again(latents: Tensor) -> Tensor:
+        return family.codec.encode(family.codec.decode(latents)[:, :, -1:])
+
+    return again
+
+
+def clip_length(config: Config, family: StockFamily) -> int:
+    """Latent frames of a clip."""
+    assert not isinstance(config.family, FamilyAnalytic)
+    return family.codec.shape(*config.family.clip)[1]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A source whose batches stay for some steps, while clips grow on their conditions."""
+
+    inner: Source
+    steps: int
+
+    def __call__(self, step: int, micro: int) -> Batch:
+        return self.inner(step - step % self.steps, micro)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def held(config: Config, family: object, method: Method, source: Source) -> Source:
+    """The source as a method needs it: for clips that grow, batches stay until those of all learners are done."""
+    growing, m = getattr(method, "generate", None), config.method
+    if not (isinstance(growing, LongTuning) and isinstance(family, StockFamily) and isinstance(m, MethodDmd2)):
+        return source
+    return Held(source, growing.calls(clip_length(config, family)) * m.critic_per_student)

@@ -19,6 +19,7 @@ from ..families import memory
 from ..families.analytic_family import AnalyticFamily
 from ..families.ltx import LtxFamily
 from ..families.stock import StockFamily
+from ..families.stock_net import StockNet
 from ..families.tiny import TinyFamily, TinySize
 from ..worlds.shapes import Shapes
 from .models import open_model, random_model
@@ -36,14 +37,18 @@ def make_family(config: Config, device: torch.device | str = "cpu", *, texts: bo
     if isinstance(f, FamilyAnalytic):
         return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
     family = published(f, config.seed) if isinstance(f, FamilyStock) else small(f, config)
-    parts = family.network_of().parts
-    if f.attention:
-        memory.set_backend(parts, f.attention)
-    if config.train.gradient_checkpointing:
-        memory.checkpoint_gradients(parts, recomputed)
+    tuned(config, family.network_of())
     if texts:
         remember_texts(config, family)
     return family.to(device)
+
+
+def tuned(config: Config, network: StockNet) -> None:
+    """The kernel of a network's attention, and whether its activations are computed twice."""
+    if backend := getattr(config.family, "attention", None):
+        memory.set_backend(network.parts, backend)
+    if config.train.gradient_checkpointing:
+        memory.checkpoint_gradients(network.parts, recomputed)
 
 
 def published(f: FamilyStock, seed: int) -> StockFamily:

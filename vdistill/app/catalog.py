@@ -53,6 +53,8 @@ TARGETS = {
 METHODS = {
     "flow": "vdistill.methods.flow:Flow",
     "forcing": "vdistill.causal.forcing:Forcing",
+    "ode_init": "vdistill.causal.ode_init:OdeInit",
+    "causal_consistency": "vdistill.causal.consistency:CausalConsistency",
     "guidance": "vdistill.methods.guidance:GuidanceDistillation",
     "lcm": "vdistill.methods.lcm:Lcm",
     "dmd2": "vdistill.methods.dmd2:Dmd2",

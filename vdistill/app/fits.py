@@ -17,6 +17,10 @@ GUIDED = {"dit": ("label",), "flux": ("guidance", "text"), "hunyuan": ("guidance
 
 CAUSAL = ("tiny", "wan", "cogvideox", "hunyuan", "hunyuan15", "ltx")
 """Families whose students can be causal."""
+ONLY_CAUSAL = ("forcing", "ode_init", "causal_consistency")
+"""Methods whose students are."""
+ROLLED = ("rollout", "last", "extend", "rolling", "through")
+"""Keys of the causal section that say how a rollout goes."""
 
 
 def misfits(config: Config) -> Iterator[tuple[str, str]]:
@@ -54,8 +58,11 @@ def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
             "data.name",
             f"{method.name} learns from clips, as in latents, media, mix or bank; prompts alone do for dmd2",
         )
-    elif method.inputs != "backward":
-        yield "method.inputs", f"{method.inputs} needs clips, as in latents or media; with prompts use backward"
+    elif method.inputs not in ("backward", "rollout"):
+        yield (
+            "method.inputs",
+            f"{method.inputs} needs clips, as in latents or media; with prompts: backward or rollout",
+        )
     elif method.gan_weight:
         yield "method.gan_weight", "a GAN needs real clips, as in latents or media; with prompts use 0"
 
@@ -129,16 +136,20 @@ def _critic(config: Config) -> Iterator[tuple[str, str]]:
 
 def _causal(config: Config) -> Iterator[tuple[str, str]]:
     causal, family, method = config.causal, config.family, config.method
-    rolled = method.name == "dmd2" and method.inputs == "rollout"
+    inputs = getattr(method, "inputs", "") if method.name == "dmd2" else ""
     if causal is None:
-        if method.name == "forcing" or rolled:
-            key = "method.name" if method.name == "forcing" else "method.inputs"
-            yield key, f"{'forcing' if method.name == 'forcing' else 'rollout'} needs a section causal: (block: 3)"
+        if method.name in ONLY_CAUSAL or inputs == "rollout":
+            key, what = ("method.name", method.name) if method.name in ONLY_CAUSAL else ("method.inputs", inputs)
+            yield key, f"{what} needs a section causal: (block: 3)"
         return
     if family.name not in CAUSAL:
         yield "causal", f"family {family.name} has no sequence to go along; {', '.join(CAUSAL)} have"
-    if method.name != "forcing" and not rolled:
-        known = "forcing, or dmd2 with inputs: rollout"
-        yield "method.name", f"{method.name} does not train a causal student; {known} does"
-    if causal.start is not None and config.scope.name == "lora":
-        yield "causal.start", "adapters begin at the teacher's weights; use scope: (name: full), or leave it out"
+    if method.name not in ONLY_CAUSAL and inputs not in ("rollout", "data"):
+        known = f"{', '.join(ONLY_CAUSAL)}, or dmd2 with inputs: rollout or data"
+        yield "method.name", f"{method.name} does not train a causal student so; {known} does"
+    for key in ROLLED if inputs != "rollout" else ():
+        if key in causal.model_fields_set and getattr(causal, key):
+            yield f"causal.{key}", "belongs to dmd2 with inputs: rollout; leave it out"
+    if method.name == "ode_init" and (method.kind == "diffusion") != (config.data.name == "bank"):
+        other = "diffusion needs a bank's states" if method.kind == "diffusion" else "teacher makes its own, from clips"
+        yield "method.kind", f"data is {config.data.name}, and {other}"

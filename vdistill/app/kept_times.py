@@ -7,7 +7,7 @@ from itertools import pairwise
 from ..core.errors import UserError
 from ..core.schedule import Schedule
 from .schema import Config
-from .schema_method import MethodDmd2, MethodLcm
+from .schema_steps import FewSteps
 
 
 def times_of(keep: str, config: Config, schedule: Schedule, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -36,7 +36,7 @@ def student_times(config: Config, schedule: Schedule) -> tuple[float, ...]:
     m = config.method
     if listed_times := getattr(m, "times", None):
         return tuple(listed_times)
-    if not isinstance(m, MethodLcm | MethodDmd2):
+    if not isinstance(m, FewSteps):
         raise UserError(f"the student of method {m.name} has no times of its own", "--keep", "list them: 1,0.75,0.5")
     return tuple(schedule.grid(m.steps)[:-1].tolist())
 

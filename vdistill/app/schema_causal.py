@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from ..causal.layout import Layout
 from ..core.errors import UserError
+from .schema_steps import FewSteps
 from .section import Few, LocalPath, Section, Share, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
@@ -34,6 +35,17 @@ class Causal(Section):
     last: int | None = note(
         None, "how many at a rollout's end carry gradients; all of a clip when left out", "latent frames", ge=1
     )
+    extend: int | None = note(
+        None,
+        "added by every step to a clip that is kept until it is 'rollout' long, so that students learn from their own "
+        "long clips (LongLive); each step makes a clip anew when left out",
+        "latent frames",
+        ge=1,
+    )
+    rolling: Share = note(
+        0.0, "chance that a rollout goes by rolling windows, and not block by block (Rolling Forcing)", "share"
+    )
+    through: bool = note(False, "let the loss of a block reach the ones before it through what is remembered")
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"
     )
@@ -54,6 +66,13 @@ class Causal(Section):
             self.layout()
         except UserError as error:
             raise fault(error.where.removeprefix("causal."), error.what) from error
+        if self.extend is not None and self.rollout is None:
+            raise fault("extend", "needs 'rollout', the length at which a clip begins anew")
+        if self.extend is not None and self.extend % self.block:
+            raise fault("extend", f"{self.extend} is not whole blocks of {self.block}")
+        if self.rolling and (self.first_times is not None or self.rollout is not None):
+            key = "first_times" if self.first_times is not None else "rollout"
+            raise fault("rolling", f"does not go with {key}; leave one of them out")
         return self
 
 
@@ -68,3 +87,35 @@ class MethodForcing(Section):
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
     weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
+
+
+class MethodOdeInit(FewSteps):
+    """A start for few-step causal students: from states of a teacher's trajectories to their ends in one pass."""
+
+    name: Literal["ode_init"] = note("ode_init", "this method")
+    kind: Literal["teacher", "diffusion"] = note(
+        "teacher",
+        "teacher: blocks see clean ones before them, and the teacher, which is causal, makes trajectories so while "
+        "training; diffusion: blocks see noisy ones, each at a time of its own, and states come from a bank",
+    )
+    teacher_steps: int = note(48, "steps of the causal teacher's trajectories", "steps", ge=1, le=1000)
+    scale: float = note(2.0, "guidance scale of the causal teacher; 1 means none", "times", ge=0, le=100)
+    solver: Literal["ddim", "heun"] = note("ddim", "solver of its trajectories")
+
+
+class MethodCausalConsistency(FewSteps):
+    """A start for few-step causal students from a causal teacher's single steps, without trajectories."""
+
+    name: Literal["causal_consistency"] = note("causal_consistency", "this method")
+    teacher_steps: int = note(48, "steps of the teacher's grid", "steps", ge=1, le=1000)
+    skip: int = note(1, "grid steps the teacher goes at once", "steps", ge=1)
+    scale: float = note(2.0, "guidance scale of the teacher; 1 means none", "times", ge=0, le=100)
+    solver: Literal["ddim", "heun"] = note("ddim", "solver of the teacher's step")
+    average: float = note(0.99, "decay of the student's average that says the target; 0: the student", ge=0, lt=1)
+    each: bool = note(False, "a time of its own for every block, and not one for the clip")
+
+    @model_validator(mode="after")
+    def _a_step_fits_the_grid(self) -> MethodCausalConsistency:
+        if self.skip > self.teacher_steps:
+            raise fault("skip", f"{self.skip} steps at once on a grid of teacher_steps {self.teacher_steps}")
+        return self

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .schema_causal import MethodForcing
+from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_steps import FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
@@ -81,25 +82,6 @@ class MethodGuidance(Section):
         return self
 
 
-class FewSteps(Section):
-    """What methods for few-step students share: how many passes, and at which times."""
-
-    steps: int = note(4, "passes the finished student takes; as many as 'times' has when that is given", ge=1, le=1000)
-    times: Few | None = note(None, "their times; the schedule's grid of 'steps' when left out", "t, 1 = noise")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_follow_times(cls, data: Any) -> Any:
-        times = data.get("times") if isinstance(data, dict) else None
-        return {"steps": len(times), **data} if isinstance(times, list | tuple) and times else data
-
-    @model_validator(mode="after")
-    def _as_many_times_as_steps(self) -> Self:
-        if self.times is not None and len(self.times) != self.steps:
-            raise fault("times", f"{len(self.times)} times for {self.steps} steps; say one of them")
-        return self
-
-
 class MethodLcm(FewSteps):
     """Latent consistency distillation: the student jumps from any time to the clean sample."""
 
@@ -133,8 +115,9 @@ class MethodDmd2(FewSteps):
     floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     inputs: Literal["backward", "data", "mix", "bank", "rollout"] = note(
         "backward",
-        "what the student denoises: its own sampling, noised data, one of them by chance, where data is a bank states "
-        "of the clip's own trajectory, or, of a causal student, its own rollout block by block (Self-Forcing)",
+        "what the student denoises: its own sampling, noised data (of a causal student every block at a step of its "
+        "own, CausVid), one of them by chance, where data is a bank states of the clip's own trajectory, or, of a "
+        "causal student, its own rollout (Self-Forcing)",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
     gan_weight: float = note(0.0, "weight of the GAN term in the student's loss; 0: no GAN", ge=0)
@@ -154,4 +137,7 @@ class MethodDmd2(FewSteps):
         return self
 
 
-Method = Annotated[MethodFlow | MethodForcing | MethodGuidance | MethodLcm | MethodDmd2, Field(discriminator="name")]
+Method = Annotated[
+    MethodFlow | MethodForcing | MethodOdeInit | MethodCausalConsistency | MethodGuidance | MethodLcm | MethodDmd2,
+    Field(discriminator="name"),
+]

@@ -130,9 +130,13 @@ def like(a: Tensor, b: Tensor) -> bool:
 
 def fits(batch: Batch, longest: int, step: int) -> None:
     """UserError for a rollout that is not whole blocks more than a clip, or conditions that end with the clip."""
-    see = batch.x.shape[2]
+    checked_length(batch.x.shape[2], longest, step)
+    if batch.cond.along:
+        raise UserError(f"{', '.join(batch.cond.along)} ends with the clip", "causal.rollout", "leave it out")
+
+
+def checked_length(see: int, longest: int, step: int) -> None:
+    """UserError for a longest rollout that is not a clip of `see` latents and whole blocks of `step`."""
     if longest < see or (longest - see) % step:
         hint = f"such as {see + step * max((longest - see) // step, 1)}"
         raise UserError(f"{longest} latents are not a clip of {see} and whole blocks of {step}", "causal.rollout", hint)
-    if batch.cond.along:
-        raise UserError(f"{', '.join(batch.cond.along)} ends with the clip", "causal.rollout", "leave it out")

@@ -45,13 +45,17 @@ class Roles:
 
 
 def full_roles(net: Net, names: Sequence[str], start: Net | None = None) -> Roles:
-    """Every role its own copy of all weights; the trained ones begin at `start` (the teacher without it)."""
-    copies = {name: copy.deepcopy(start or net) for name in names}
+    """Every role its own copy of all weights. They begin as the teacher, the first of them at `start` if given."""
+    copies = {name: copy.deepcopy(net if i or start is None else start) for i, name in enumerate(names)}
     return Roles(frozen(net), copies, copies)
 
 
-def lora_roles(net: Net, names: Sequence[str], lora: Lora) -> Roles:
-    """Every trained role an adapter on the frozen `net`, which without adapters is the teacher."""
+def lora_roles(net: Net, names: Sequence[str], lora: Lora, start: Net | None = None) -> Roles:
+    """Every trained role an adapter on the frozen `net`, which without adapters is the teacher; the first of them on
+    `start` if given, another frozen network that it goes on from."""
+    if start is not None:
+        own, rest = lora_roles(start, names[:1], lora), lora_roles(net, names[1:], lora)
+        return Roles(rest.teacher, {**own.denoisers, **rest.denoisers}, {**own.modules, **rest.modules})
     frozen(net)
     for name in names:
         config = LoraConfig(

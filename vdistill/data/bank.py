@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.bank import Bank
 from ..core.denoiser import Denoiser
@@ -74,14 +75,23 @@ class OnTrajectory:
         return torch.tensor(near or range(len(before)))
 
     def __call__(self, student: Denoiser, batch: Batch, rng: Rng) -> StudentInput:
-        if len(batch.keys) != len(batch) or not all(key.startswith(KEY) for key in batch.keys):
-            raise UserError("inputs from a bank need the bank as data", "method.inputs", "say data: {name: bank}")
-        states, _ = self.bank.read([int(key.removeprefix(KEY)) for key in batch.keys])
-        levels = self._levels()
+        states, levels = self._read(batch), self._levels()
         level = levels[rng.integers("input/level", (len(batch),), len(levels))]
         x = states[torch.arange(len(batch)), level].to(batch.x)
         t = torch.tensor(self.bank.times, dtype=torch.float64)[level].to(batch.x.device)
         return StudentInput(x, t, batch.cond, target=batch.x)
+
+    def states(self, batch: Batch, rng: Rng) -> tuple[Tensor, tuple[float, ...]]:
+        """(states of the batch's own trajectories [B, K, C, T, ...], their times): those that may be drawn, and the
+        end. UserError for a batch that is not from a bank."""
+        kept = [*self._levels().tolist(), len(self.bank.times) - 1]
+        found = self._read(batch)[:, kept].to(batch.x)
+        return found, tuple(self.bank.times[i] for i in kept)
+
+    def _read(self, batch: Batch) -> Tensor:
+        if len(batch.keys) != len(batch) or not all(key.startswith(KEY) for key in batch.keys):
+            raise UserError("inputs from a bank need the bank as data", "method.inputs", "say data: {name: bank}")
+        return self.bank.read([int(key.removeprefix(KEY)) for key in batch.keys])[0]
 
 
 def read_about(folder: Path) -> tuple[int, dict[str, Any]]:

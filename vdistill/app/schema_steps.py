@@ -1,0 +1,28 @@
+"""What method sections for few-step students share."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from .section import Few, Section, fault, note
+
+
+class FewSteps(Section):
+    """What methods for few-step students share: how many passes, and at which times."""
+
+    steps: int = note(4, "passes the finished student takes; as many as 'times' has when that is given", ge=1, le=1000)
+    times: Few | None = note(None, "their times; the schedule's grid of 'steps' when left out", "t, 1 = noise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_follow_times(cls, data: Any) -> Any:
+        times = data.get("times") if isinstance(data, dict) else None
+        return {"steps": len(times), **data} if isinstance(times, list | tuple) and times else data
+
+    @model_validator(mode="after")
+    def _as_many_times_as_steps(self) -> Self:
+        if self.times is not None and len(self.times) != self.steps:
+            raise fault("times", f"{len(self.times)} times for {self.steps} steps; say one of them")
+        return self
