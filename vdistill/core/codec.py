@@ -26,4 +26,5 @@ class Codec(Protocol):
 
     def stream(self) -> Callable[[Tensor], Tensor]:
         """A decoder with memory: feed latent chunks in order, get the pixels of each. One that can be saved in the
-        middle has `state() -> tensors by name` and `restore(state)`."""
+        middle has `state() -> tensors by name` and `restore(state)`; one that gives frames out later than their chunk
+        has `finish() -> pixels | None`, the frames that still wait at the end."""
