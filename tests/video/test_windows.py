@@ -139,6 +139,20 @@ def test_windows_move_by_the_step_and_passes_of_one_step_see_the_same() -> None:
     assert starts(20, 6, 2, 3) == [0, 3, 7, 11, 14]
 
 
+def test_above_a_time_it_is_the_network_on_the_whole_sequence() -> None:
+    whole, part = ar1(FLOW, 20, 0.9), ar1(FLOW, 6, 0.9)
+
+    class AnyLength(Pointwise):
+        def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+            return (whole if x.shape[2] == 20 else part).x0(x, t, cond)
+
+    x = Rng(0).normal("x", (2, 1, 20)).double()
+    seen = Windowed(AnyLength(), 6, 2, whole=0.8)
+    for t in (0.95, 0.8, 0.3):
+        close = (seen.x0(x, at(x, t), Cond()) - whole.x0(x, at(x, t))).abs().max()
+        assert close == 0 if t > 0.8 else close > 1e-3
+
+
 def test_solvers_samplers_and_guidance_take_it_for_a_denoiser() -> None:
     x, cond = clip(17)
     net, times = Pointwise(), FLOW.grid(4)

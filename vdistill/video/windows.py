@@ -33,6 +33,9 @@ class Windowed:
     need 1: the first of a clip is one frame, all others are several, so what a network says of its first position is
     true at the beginning of the clip only. head: what stands there instead, as whoever knows the codec can make it;
     the positions themselves when None. max_batch: samples in one forward; all windows at once when None.
+    whole: at times above it the inner one sees the whole sequence at once, whatever its length. What a clip shows is
+    decided there, and windows decide it each for itself; a network with rotary places can be asked beyond what it was
+    trained for, and is right about that much.
 
     Conditions in `Cond.along` are narrowed to each window. `attend` is handed to all, so it must not remember.
     """
@@ -45,6 +48,7 @@ class Windowed:
     lead: int = 0
     head: Head | None = None
     max_batch: int | None = None
+    whole: float = 1.0
 
     def __post_init__(self) -> None:
         if self.window < 1 or not 0 <= self.overlap < self.window:
@@ -62,7 +66,7 @@ class Windowed:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         length = x.shape[2]
-        if length <= self.window:
+        if length <= self.window or (self.whole < 1 and float(t.max()) > self.whole):
             return self.inner.x0(x, t, cond, attend=attend)
         begins = starts(length, self.window, self.overlap, self.offset(t))
         parts = self._predicted(x, t, cond, begins, attend)
