@@ -30,10 +30,11 @@ def test_a_clip_of_the_models_own_length_is_made_as_ever(long: Long) -> None:
 
 def test_windows_cost_as_many_passes_as_there_are_and_none_is_the_whole() -> None:
     family = tiny_family()  # 2 latents of 5 frames; of 17 frames there are 5, in windows at 0, 1, 2, 3
-    made = of_length(family, CAPTIONS, PLAN, 17, SIZE, OWN, "windows")
+    made = of_length(family, CAPTIONS, PLAN, 17, SIZE, OWN, "windows", whole=1.0)
     assert made.pixels.shape == (2, 3, 17, *SIZE) and made.passes == 4 * 3 * 2
+    assert of_length(family, CAPTIONS, PLAN, 17, SIZE, OWN, "windows").passes == (1 + 4 * 2) * 2  # t = 1 at once
     assert not torch.equal(made.pixels, of_length(family, CAPTIONS, PLAN, 17, SIZE, OWN, "direct").pixels)
-    alone = of_length(family, CAPTIONS[:1], PLAN, 17, SIZE, OWN, "windows")
+    alone = of_length(family, CAPTIONS[:1], PLAN, 17, SIZE, OWN, "windows", whole=1.0)
     assert (alone.pixels - made.pixels[:1]).abs().max() < 1e-5
 
 

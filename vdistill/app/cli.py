@@ -84,6 +84,8 @@ def _sample(p: argparse.ArgumentParser) -> None:
     p.add_argument("--fps", type=float, default=8.0, help="frames a second of the files (default: 8)")
     ways = "how clips longer than the model's own are made: see docs/guides/long_video.md (default: error, refuse)"
     p.add_argument("--long", choices=("error", "direct", "windows", "extend"), default="error", help=ways)
+    whole = "time above which windows are not used (default: 0.9; 1: always windows)"
+    p.add_argument("--whole", metavar="T", type=float, help=whole)
 
 
 def _eval(p: argparse.ArgumentParser) -> None:

@@ -19,6 +19,8 @@ from .generate import Counted, Plan, Sampled, decoded, generate
 from .models import clip_shape
 
 Long = Literal["error", "direct", "windows", "extend"]
+WHOLE = 0.9
+"""Above this time windows are not used: there it is decided what a clip shows, and each window would decide alone."""
 APART = 1 << 32  # between the seeds of a clip and of the one that goes on from it
 
 
@@ -31,8 +33,10 @@ def of_length(
     own: int,
     long: Long = "error",
     first: Tensor | None = None,
+    whole: float | None = None,
 ) -> Sampled:
-    """One clip of `frames` frames a caption. own: frames the model was made for; size, first: as of `generate`.
+    """One clip of `frames` frames a caption. own: frames the model was made for; size, first: as of `generate`; whole:
+    time above which windows are not used, WHOLE when left out.
 
     UserError for a length or a way that this model has no use for.
     """
@@ -43,7 +47,7 @@ def of_length(
     if long == "windows" and family.needs_image:
         raise UserError("a first image belongs to one clip, not to its windows", "--long", "use --long extend")
     if long == "windows":
-        return in_windows(family, captions, plan, frames, size, own, first)
+        return in_windows(family, captions, plan, frames, size, own, first, whole)
     if long == "extend":
         return one_from_another(family, captions, plan, frames, size, own, first)
     ways = "extend" if family.needs_image else "windows, --long extend"
@@ -51,13 +55,23 @@ def of_length(
     raise UserError(f"this model was made for clips of {own} frames, found {frames}", "--frames", hint)
 
 
-def windowed(family: StockFamily, net: Denoiser, plan: Plan, window: int, times: Sequence[float] | None) -> Windowed:
+def windowed(
+    family: StockFamily,
+    net: Denoiser,
+    plan: Plan,
+    window: int,
+    times: Sequence[float] | None,
+    whole: float | None = None,
+) -> Windowed:
     """Windows of `window` latents that share half of them and move by about 0.38 of the rest at every step, which
     comes back to no place soon; the first latent of a window is not used where a codec makes it one frame."""
     overlap = (window + 1) // 2 if window > 1 else 0
     lead = min(overlap, int(family.codec.temporal > 1))
     grid = tuple(times) if times is not None else tuple(family.net.schedule.grid(plan.steps).tolist())
-    return Windowed(net, window, overlap, max(1, round(0.382 * (window - overlap))), grid, lead, max_batch=plan.batch)
+    shift = max(1, round(0.382 * (window - overlap)))
+    if whole is None:  # AnimateDiff's places are a table that ends
+        whole = 1.0 if family.name == "animatediff" else WHOLE
+    return Windowed(net, window, overlap, shift, grid, lead, max_batch=plan.batch, whole=whole)
 
 
 def in_windows(
@@ -68,10 +82,11 @@ def in_windows(
     size: tuple[int, int],
     own: int,
     first: Tensor | None = None,
+    whole: float | None = None,
 ) -> Sampled:
-    """Sliding-window denoising; passes are counted by the window."""
+    """Sliding-window denoising; every window is a pass, and so is the whole sequence."""
     counted = Counted(family.net)
-    net = windowed(family, counted, plan, clip_shape(family, own, *size)[1], family.times)
+    net = windowed(family, counted, plan, clip_shape(family, own, *size)[1], family.times, whole)
     made = generate(family, captions, plan, frames, size, net, family.times, first)
     return replace(made, passes=counted.clips // len(captions))
 

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("a prompt is not UTF-8 text", "--prompt")
     whole_number(args.frames, 1, "--frames")
     finite(args.fps, 0.01, "--fps")
+    finite(args.whole, 0, "--whole")
     as_folder(Path(args.out))
     family, out = open_model(args.model), Path(args.out)
     known = about_model(family, model_folder(args.model))
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         causal=read_causal(model_folder(args.model)),
     )
     frames, size = args.frames or known.frames, size_of(args.size, known)
-    made = of_length(family, prompts, plan, frames, size, known.frames, args.long, first_image(args.image, size))
+    first = first_image(args.image, size)
+    made = of_length(family, prompts, plan, frames, size, known.frames, args.long, first, args.whole)
     if not made.pixels.isfinite().all():
         raise UserError("gave values that are not finite", str(args.model), "its weights may be damaged")
     out.mkdir(parents=True, exist_ok=True)
