@@ -65,7 +65,7 @@ def test_as_many_pulls_as_known_numbers_give_the_exact_law_of_the_rest(solver: s
 @pytest.mark.parametrize(("pull", "clean"), [(0, False), (0, True), (1, False), (2, False)])
 def test_what_is_known_comes_back_as_it_was(pull: int, clean: bool) -> None:
     known, noise = start()
-    cond, seen = continue_from(Cond(), known, noise), Continued(LAW, pull, clean)
+    cond, seen = continue_from(Cond(), known, noise), Continued(LAW, pull, clean=clean)
     assert torch.equal(solve(seen, noise, FLOW.grid(5), cond)[:, :, :4], known)
     assert torch.equal(Renoise()(seen, noise, cond, Rng(0), (1.0, 0.5))[:, :, :4], known)
     for times in (at(noise, 0.7), torch.rand(3, LENGTH, dtype=torch.float64)):
