@@ -223,3 +223,14 @@ def test_causvids_start_is_made_from_a_bank(tmp_path: Path, monkeypatch: pytest.
     assert main(start) == 0
     then = ["train", "configs/causal/shapes_causvid_tiny.yaml", "--out", f"{run}2", "--set", f"causal.start={run}"]
     assert main(then) == 0
+
+
+@pytest.mark.parametrize(
+    "name", [n if "self_forcing" in n else pytest.param(n, marks=pytest.mark.slow) for n in TINY], ids=str
+)
+def test_what_a_stage_needs_can_be_said_beforehand(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", f"configs/causal/{name}.yaml"]) == 0
+    assert "fits" in capsys.readouterr().out

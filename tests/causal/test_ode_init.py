@@ -25,7 +25,7 @@ NOTHING = nn.Linear(1, 1)
 def test_the_causal_teachers_trajectories_are_its_solvers_after_clean_positions() -> None:
     """Every DDIM step shrinks the deviation from the mean by (alpha_u alpha_t s^2 + sigma_u sigma_t) / S_t^2."""
     b = batch()
-    paths, rng = AfterCleanPath(AfterExact(), ONE, TIMES, steps=40), Rng(5)
+    paths, rng = AfterCleanPath(AfterExact(), ONE, tuple(RF.grid(40).tolist()), TIMES), Rng(5)
     states, times = paths(b, rng)
     assert times == pytest.approx((*TIMES, 0.0)) and states.shape == (64, 5, 1, LENGTH)
     m, s = before(b.x), deviation(b.x)
@@ -39,7 +39,7 @@ def test_the_causal_teachers_trajectories_are_its_solvers_after_clean_positions(
 
 
 def test_the_exact_jump_has_no_loss_and_another_one_its_own() -> None:
-    paths = AfterCleanPath(AfterExact(), ONE, TIMES, steps=400)
+    paths = AfterCleanPath(AfterExact(), ONE, tuple(RF.grid(400).tolist()), TIMES)
     losses = [
         float(OdeInit("teacher", ONE, paths, AfterExact(True, off), NOTHING).loss("student", batch(), Rng(0)).total)
         for off in (0.0, 0.1)
@@ -55,7 +55,7 @@ def test_one_time_serves_a_clip_after_clean_blocks_and_the_end_is_no_input() -> 
             asked.append(t[:, LENGTH:])
             return super().x0(x, t, cond)
 
-    paths = AfterCleanPath(AfterExact(), ONE, TIMES, steps=8)
+    paths = AfterCleanPath(AfterExact(), ONE, tuple(RF.grid(8).tolist()), TIMES)
     OdeInit("teacher", ONE, paths, Notes(), NOTHING).loss("student", batch(), Rng(0))
     assert torch.equal(asked[0], asked[0][:, :1].expand(-1, LENGTH))
     assert sorted(asked[0].unique().tolist()) == pytest.approx(sorted(TIMES))

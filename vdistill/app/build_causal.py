@@ -72,7 +72,8 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
         own = ConsistencyConfig(m.teacher_steps, m.skip, m.each, m.average, m.solver, unit)
         return CausalConsistency(own, layout, teacher, student, module), times
     if m.kind == "teacher":
-        path = AfterCleanPath(teacher, layout, times, m.teacher_steps, m.solver, unit)
+        grid = tuple(family.net.schedule.grid(m.teacher_steps).tolist())
+        path = AfterCleanPath(teacher, layout, grid, times, m.solver, unit)
         return OdeInit(m.kind, layout, path, student, module, unit), times
     assert isinstance(config.data, DataBank)
     states = OnTrajectory(Bank.open(Path(config.data.path)), times).states
@@ -102,6 +103,8 @@ def generate_of(config: Config, family: StockFamily, times: tuple[float, ...]) -
         return NoisedBlocks(causal.layout(unit), (*times, 0.0), unit)
     plan, last = plan_of(causal, times, unit), causal.last and causal.last // unit
     forcing = SelfForcing(plan, last, causal.through)
+    if causal.rolling == 1:
+        return Rolling(plan, last)
     if causal.rolling:
         return Either(Rolling(plan, last), forcing, causal.rolling)
     if causal.rollout is None:

@@ -48,6 +48,13 @@ class Chosen(Rng):
         self.asked.append(below)
         return min(1, below - 1)
 
+    def uniform(
+        self, name: str, shape: Sequence[int], low: float = 0.0, high: float = 1.0, like: Tensor | None = None
+    ) -> Tensor:
+        if len(shape):
+            return super().uniform(name, shape, low, high, like)
+        return torch.tensor((low + high) / 2, dtype=torch.float64)  # one number, which may be read
+
 
 def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) -> Simulated:
     """A step of a run. gpu: reckon with the optimizers' and autocast's ways there. UserError as building the run.
@@ -146,6 +153,12 @@ def inputs_told_apart(config: Config) -> Iterator[tuple[float, Config]]:
     method: Any = config.method
     if getattr(method, "guidance", None) is not None:
         method = method.model_copy(update={"guidance": method.guidance.model_copy(update={"interval": None})})
+    if config.causal and 0 < config.causal.rolling < 1:
+        share = config.causal.rolling
+        for part, chance in ((1 - share, 0.0), (share, 1.0)):
+            causal = config.causal.model_copy(update={"rolling": chance})
+            yield part, config.model_copy(update={"method": method, "causal": causal})
+        return
     if getattr(method, "inputs", None) != "mix":
         yield 1.0, config.model_copy(update={"method": method})
         return
@@ -206,7 +219,7 @@ class _Run:
                 del loss
         flops, passes = Counter(self.watch.flops), listener.passes
         for below in {*rng.asked} - {1}:  # the mean of 0, 1, ... passes where one was acted out
-            again = repeated(passes, "student", below, len(self.batch) * micro)
+            again = repeated(passes, "student", below, len(self.batch) * rng.asked.count(below))
             flops.update(again)
         times = self.config.train.micro / micro
         for each in passes.values():

@@ -32,21 +32,21 @@ Trajectories = Callable[[Batch, Rng], tuple[Tensor, tuple[float, ...]]]
 class AfterCleanPath:
     """Trajectories of a causal teacher, all blocks at once, each after the clean ones before it (draw "noise").
 
-    teacher: guided, if it should be; steps: of its solver; times: those kept, and the end, each moved to the nearest of
-    the solver's.
+    teacher: guided, if it should be; grid: its solver's times, 1 to 0; times: those kept beside the end, each moved to
+    the nearest of the grid.
     """
 
     teacher: Denoiser
     layout: Layout
+    grid: tuple[float, ...]
     times: tuple[float, ...]
-    steps: int = 48
     solver: Solver = "ddim"
     unit: int = 1
 
     @torch.no_grad()
     def __call__(self, batch: Batch, rng: Rng) -> tuple[Tensor, tuple[float, ...]]:
-        grid = self.teacher.schedule.grid(self.steps).tolist()
-        kept = sorted({min(range(self.steps), key=lambda i: abs(grid[i] - t)) for t in self.times})
+        grid = self.grid
+        kept = sorted({min(range(len(grid) - 1), key=lambda i: abs(grid[i] - t)) for t in self.times})
         noise = rng.normal("noise", batch.x.shape, like=batch.x)
         x = start(self.teacher.schedule, noise, grid[0])
         after = AfterClean(self.teacher, self.layout, batch.x, 0.0, self.unit)
