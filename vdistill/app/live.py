@@ -45,6 +45,8 @@ class Live:
     edited: Tensor | None = None
     strength: float = 0.8
     decode: Callable[[Tensor], Tensor] = field(init=False)
+    waiting: Tensor | None = None
+    """Frames of a scene that was cut, which its decoder still held back."""
 
     def __post_init__(self) -> None:
         self.decode = self.family.codec.stream()
@@ -53,15 +55,27 @@ class Live:
         return self
 
     def __next__(self) -> Tensor:
+        pixels, self.waiting = self.waiting, None
+        while pixels is None or not pixels.shape[2]:  # some decoders hold frames back
+            pixels = self.decode(self._block()).cpu()
+        return pixels
+
+    def _block(self) -> Tensor:
+        """The next latents: shown, painted over, or made."""
         count = self.stream.next_count * self.stream.plan.unit
         if self.shown is not None:
             block, self.shown = self.shown[:, :, :count], None
             self.stream.show(block)
-        elif self.edited is not None and self.edited.shape[2] >= count:
-            block, self.edited = self.stream.edit(self.edited[:, :, :count], self.strength), self.edited[:, :, count:]
-        else:
-            block = next(self.stream)
-        return self.decode(block).cpu()
+            return block
+        if self.edited is not None and self.edited.shape[2] >= count:
+            block, self.edited = self.edited[:, :, :count], self.edited[:, :, count:]
+            return self.stream.edit(block, self.strength)
+        return next(self.stream)
+
+    def finish(self) -> Tensor | None:
+        """The frames that the decoder still holds back, if any."""
+        pixels: Tensor | None = self.decode.finish() if hasattr(self.decode, "finish") else None
+        return None if pixels is None else pixels.cpu()
 
     def say(self, prompt: str, how: Switch | None = None, blocks: int = 4) -> None:
         """Another prompt from the next chunk on. UserError for one the text encoder does not take."""
@@ -69,6 +83,7 @@ class Live:
         self.stream.switch(self.family.text([prompt]).to(self.family.device), how, blocks)
         self.prompt = prompt
         if how == "cut":
+            self.waiting = self.finish()
             self.decode = self.family.codec.stream()
 
     def identity(self) -> dict[str, str]:

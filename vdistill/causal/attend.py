@@ -98,9 +98,13 @@ class View:
     def __init__(self, cache: Cache, ids: Sequence[int]) -> None:
         self.cache, self.ids, self.keep = cache, list(ids), False
         sink, local = cache.seen(len(self.ids))
-        self.slots = [*sink, *local]
-        numbers = [cache.ids[slot] for slot in self.slots]
-        self.own, self.all = places(cache.layout.places, numbers[: len(sink)], numbers[len(sink) :], self.ids)
+        slots = [*sink, *local]
+        numbers = [cache.ids[slot] for slot in slots]
+        self.own, keys = places(cache.layout.places, numbers[: len(sink)], numbers[len(sink) :], self.ids)
+        order = sorted(
+            range(len(slots)), key=slots.__getitem__
+        )  # as they lie in memory: which key is first is no matter
+        self.slots, self.past = [slots[i] for i in order], keys[order]
         self.made: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
         self._ropes: tuple[Rope, Rope | None] | None = None
         self._past: dict[int, tuple[Tensor, Tensor]] = {}
@@ -146,8 +150,8 @@ class View:
         return self.own if self.cache.layout.places == "absolute" else None
 
     def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, Rope | None]:
-        past = self.all[: len(self.slots)].to(device)
-        return rope.at(self.own.to(device), rows), rope.at(past, rows) if self.slots else None
+        past = rope.at(self.past.to(device), rows) if self.slots else None
+        return rope.at(self.own.to(device), rows), past
 
     def _past_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rotated keys and values of the cache; rotated once, and read in all passes of the block."""
