@@ -8,7 +8,11 @@ from toys import tiny_family
 
 from vdistill.causal.layout import Layout
 from vdistill.causal.rollout import Plan
+from vdistill.core.attention import Attend, full
+from vdistill.core.cond import Cond
+from vdistill.core.denoiser import Denoiser
 from vdistill.core.rng import Rng
+from vdistill.core.schedule import Schedule
 from vdistill.core.step import Batch
 from vdistill.families.tiny import TinyFamily
 
@@ -31,6 +35,22 @@ def clips(of: TinyFamily, length: int = 6, n: int = 2, dtype: torch.dtype = torc
 
 def plan(block: int = 2, window: int | None = None, sink: int = 0, **more: object) -> Plan:
     return Plan(Layout(block, window=window, sink=sink), TIMES, **more)  # type: ignore[arg-type]
+
+
+class Watched:
+    """A denoiser that notes the times it was asked at and whether it kept a graph."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.asked = inner, list[tuple[float, bool]]()
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.inner.schedule
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        said = self.inner.x0(x, t, cond, attend=attend)
+        self.asked.append((float(t.max()), said.requires_grad))
+        return said
 
 
 def at_exit(step: int, steps: int = len(TIMES)) -> Rng:

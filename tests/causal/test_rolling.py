@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from causal.student_bed import TIMES, at_exit, clips, family, gradients, plan
+from causal.student_bed import TIMES, Watched, at_exit, clips, family, gradients, plan
 
 from vdistill.causal.attend import Masked, View
 from vdistill.causal.cache import Cache
@@ -71,6 +71,14 @@ def test_every_block_gets_a_gradient_once(drawn: int) -> None:
         assert any(g is not None and g.any() for g in found)
     calls = [w for i, w in enumerate(windows([*Layout(2).spans(10)], STEPS, 1)) if i % STEPS == drawn]
     assert sorted(p.block for w in calls for p in w) == [*range(5)]
+
+
+def test_other_passes_keep_no_graph() -> None:
+    f, batch = family(), clips(family(), 10)
+    watched = Watched(f.net)
+    Rolling(plan())(watched, batch, at_exit(1))
+    joint = [graph for t, graph in watched.asked if t > 0]  # others remember
+    assert joint == [call % STEPS == 1 for call in range(7)]
 
 
 def test_one_block_at_a_time_it_trains_as_self_forcing_does() -> None:

@@ -7,43 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from causal.student_bed import TIMES, apart, at_exit, clips, family, gradients, plan
+from causal.student_bed import TIMES, Watched, apart, at_exit, clips, family, gradients, plan
 from torch import Tensor
 from toys import same_tensors
 
 from vdistill.causal.layout import Layout
 from vdistill.causal.rollout import Plan, SelfForcing, generate
-from vdistill.core.attention import Attend, full
-from vdistill.core.cond import Cond
-from vdistill.core.denoiser import Denoiser
 from vdistill.core.engine import Engine
 from vdistill.core.guidance import cfg
 from vdistill.core.guided import Guided
 from vdistill.core.inputs import shared
 from vdistill.core.optim import OptimSpec
 from vdistill.core.rng import Rng
-from vdistill.core.schedule import Schedule
 from vdistill.core.scope import Lora, lora_roles, recomputed
 from vdistill.families.memory import checkpoint_gradients
 from vdistill.methods.dmd2 import Dmd2, Dmd2Config
 
 SMALL = {"window": 4, "sink": 1}
-
-
-class Watched:
-    """A denoiser that notes the times it was asked at and whether it kept a graph."""
-
-    def __init__(self, inner: Denoiser) -> None:
-        self.inner, self.asked = inner, list[tuple[float, bool]]()
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.inner.schedule
-
-    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
-        said = self.inner.x0(x, t, cond, attend=attend)
-        self.asked.append((float(t.max()), said.requires_grad))
-        return said
 
 
 @pytest.mark.parametrize("places", ["absolute", "relative", "anchored"])
