@@ -104,6 +104,8 @@ def _paths(config: Config) -> Iterator[tuple[Key, str, str]]:
     path = getattr(config.family, "path", None)
     if path is not None and path != SHIPPED_TEACHER:
         yield ("family", "path"), path, ""
+    if config.causal and config.causal.start and config.causal.start != SHIPPED_TEACHER:
+        yield ("causal", "start"), config.causal.start, "vdistill train makes it"
     parts = getattr(config.data, "parts", None)
     keys: dict[Key, Any] = {("data",): config.data} if parts is None else {}
     keys |= {("data", "parts", i): part for i, part in enumerate(parts or ())}
