@@ -10,9 +10,8 @@ from typing import Any
 
 from ..causal.layout import Layout, Places
 from ..core.errors import UserError
+from .convert import CAUSAL_FILE
 from .schema_causal import Causal
-
-CAUSAL_FILE = "causal.json"
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,7 @@ class Saved:
 
     def layout(self, unit: int = 1) -> Layout:
         """In positions of a network that takes `unit` latent frames for one."""
-        return Causal(
-            block=self.block, first=self.first_block, window=self.window, sink=self.sink, places=self.rope
-        ).layout(unit)
+        return Layout(self.block, self.first_block, self.window, self.sink, self.rope).over(unit)
 
     def write(self, folder: Path) -> None:
         """Put it into a model folder."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
-from .causal_file import CAUSAL_FILE
 
 if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
     from ..families.wan_checkpoint import Checkpoint
     from ..families.wan_presets import Preset
     from ..families.wan_weights import Fit, Shape
 
+CAUSAL_FILE = "causal.json"
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 WAN_CLIP = (81, 480, 832)  # frames, height, width of Wan's own, for a base that states none
 TIMES_NOTE = "Times: {}; no guidance. The scheduler that holds them needs the package `vdistill`."

@@ -28,6 +28,9 @@ from .models import about_model, model_folder, open_model, whole_number
 from .sample import first_image
 from .streaming import causal_of, stream_of
 
+DIFFERS = {"weights": "another model", "plan": "other blocks, times or window"}
+"""What a snapshot is of, where it is not of this stream."""
+
 
 @dataclass
 class Live:
@@ -106,7 +109,7 @@ class Live:
         tensors, told = read_told(path)
         for key, expected in self.identity().items():
             if told.get(key) != expected:
-                what = "another model" if key == "weights" else f"{key} {told.get(key)}, this stream has {expected}"
+                what = DIFFERS.get(key) or f"weights in {told.get(key)}, this stream has {expected}"
                 raise UserError(f"is a snapshot of {what}", str(path), "stream as it was made")
         self.stream.restore({k: v for k, v in tensors.items() if not k.startswith("decoder/")})
         self.prompt = told["prompt"]

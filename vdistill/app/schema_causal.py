@@ -52,13 +52,7 @@ class Causal(Section):
 
     def layout(self, unit: int = 1) -> Layout:
         """In positions of a network that takes `unit` latent frames for one. UserError for what does not divide."""
-        for key in ("block", "first", "window", "sink"):
-            if (value := getattr(self, key)) and value % unit:
-                raise UserError(
-                    f"{value} latent frames are not a multiple of {unit}, as this family asks", f"causal.{key}"
-                )
-        first, window = self.first and self.first // unit, self.window and self.window // unit
-        return Layout(self.block // unit, first, window, self.sink // unit, self.places)
+        return Layout(self.block, self.first, self.window, self.sink, self.places).over(unit)
 
     @model_validator(mode="after")
     def _fits(self) -> Causal:

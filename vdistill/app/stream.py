@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,11 @@ def played(
     made, waiting = 0, list(plan)
     while made < seconds * args.fps:
         while waiting and made >= waiting[0].seconds * args.fps:
-            live.say(waiting.pop(0).prompt, args.how, args.over)
+            cue = waiting.pop(0)
+            live.say(cue.prompt, args.how, args.over)
+            if made > cue.seconds * args.fps:
+                say = f"'{cue.prompt}' begins at {made / args.fps:.2f} s, with a block, and not at {cue.seconds:g} s"
+                print(say, file=sys.stderr)
         begun = time.perf_counter()
         pixels = next(live)
         taken = time.perf_counter() - begun
@@ -147,7 +151,7 @@ def tell(rows: list[dict[str, Any]], fps: float) -> None:
     )
 
 
-def stream(model: str | Path, prompt: str, *, how: Switch = "recache", **options: Any) -> Live:
+def stream(model: str | Path, prompt: str | None = None, *, how: Switch = "recache", **options: Any) -> Live:
     """An endless iterator over chunks of pixels [1, 3, T, H, W] in [-1, 1] of a causal student.
 
     options: as `vdistill stream` takes them, with underscores (seed, size, window, sink, places, image, resume, preset,
@@ -160,4 +164,4 @@ def stream(model: str | Path, prompt: str, *, how: Switch = "recache", **options
     known = vars(parser.parse_args([str(model)]))
     if unknown := options.keys() - known.keys():
         raise UserError(f"no option {min(unknown)!r}", "stream", f"there are {', '.join(sorted(known))}")
-    return replace(opened(argparse.Namespace(**{**known, "prompt": prompt, **options})), how=how)
+    return opened(argparse.Namespace(**{**known, "prompt": prompt, "how": how, **options}))

@@ -42,6 +42,16 @@ class Layout:
                 "causal.sink",
             )
 
+    def over(self, unit: int) -> Layout:
+        """The same counted in positions of `unit` of what it was counted in. UserError for what does not divide."""
+        for key in ("block", "first", "window", "sink"):
+            if (value := getattr(self, key)) and value % unit:
+                raise UserError(
+                    f"{value} latent frames are not a multiple of {unit}, as this family asks", f"causal.{key}"
+                )
+        first, window = self.first and self.first // unit, self.window and self.window // unit
+        return Layout(self.block // unit, first, window, self.sink // unit, self.places)
+
     def spans(self, length: int) -> Iterator[tuple[int, int]]:
         """(start, count) of the blocks of a sequence. UserError for a length that is not whole blocks."""
         start, first = 0, self.first or self.block
