@@ -88,7 +88,7 @@ ERRORS: list[tuple[str, int, str]] = [  # config, line of the fault, what it say
     (GOOD + "batch: 3\n", 16, "batch: unknown key; did you mean 'train.batch'?"),
     (GOOD + "zzzzzz: 3\n", 16, "zzzzzz: unknown key; allowed: name, seed, family"),
     (change("  name: dmd2", "  name: dmd"), 6, "method.name: 'dmd' is unknown; did you mean 'dmd2'? allowed: flow"),
-    (change("  name: dmd2\n", ""), 5, "method.name: is missing; allowed: flow, forcing, ode_init, causal_consistency, "),
+    (change("  name: dmd2\n", ""), 5, "method.name: is missing; allowed: flow, forcing, ode_init, causal_"),
     (change("name: mine\n", ""), 0, "name: is missing"),
     (change("  batch: 4", "  batch: 4\n  batch: 5"), 16, "train.batch: duplicate key; first written in line 15"),
     (GOOD + "name: again\n", 16, "name: duplicate key; first written in line 1"),
