@@ -41,7 +41,7 @@ demo: install
 	@echo "report: $(abspath $(DEMO_OUT))/report.html"
 
 test: dev
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

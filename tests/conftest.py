@@ -11,6 +11,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFL
 import ipaddress
 import random
 import socket
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -73,3 +75,12 @@ def _same_seeds_every_test() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_attention_every_test() -> Iterator[None]:
+    """A test's attention kernel is not the one an earlier test asked for: diffusers keeps the last for the process."""
+    yield
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    if dispatch is not None:
+        dispatch._AttentionBackendRegistry.set_active_backend(dispatch.AttentionBackendName("native"))

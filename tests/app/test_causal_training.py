@@ -225,9 +225,8 @@ def test_causvids_start_is_made_from_a_bank(tmp_path: Path, monkeypatch: pytest.
     assert main(then) == 0
 
 
-@pytest.mark.parametrize(
-    "name", [n if "self_forcing" in n else pytest.param(n, marks=pytest.mark.slow) for n in TINY], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY, ids=str)
 def test_what_a_stage_needs_can_be_said_beforehand(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
