@@ -1,11 +1,13 @@
 """What a causal student's memory costs and saves, as ratios measured in one run on random weights of stock Wan classes.
 
-    python tools/bench_stream.py [--json FILE] [--chunks 3000]
+    python tools/bench_stream.py [--json FILE] [--chunks 3400] [--markdown docs/benchmarks.md]
 
 Keys of the JSON:
   cached_speedup_21  seconds of one block of 3 latent frames when the prefix of 18 is computed again at each of 4 steps,
                      under the block-causal mask, over seconds with the memory (4 steps and the pass that remembers)
-  roofline_ratio     seconds of one pass of a block that sees 21 frames over (its FLOPs / the measured matmul peak)
+  roofline_ratio     seconds of one pass of a block that sees 21 frames over the seconds of its matrix products alone:
+                     its linear layers and the two of its attention, each measured at its own shape
+  peak_share         FLOPs of that pass a second over those of the best matrix product measured
   overhead_ratio     seconds of such a pass over the same pass whose keys and values lie ready, rotated and in one piece
   chunk_growth       median seconds of a block after `--chunks` blocks over those after 100, measured in turn
                      (window 12, sink 3, relative places)
@@ -97,6 +99,21 @@ class Ready:
         return scaled_dot_product_attention(rope(q) if rope else q, *self.held[layer])
 
 
+def products(dim: int, layers: int, tokens: int, keys: int, text: int = 32) -> float:
+    """Seconds of the matrix products of one pass, one by one at their own shapes."""
+
+    def taken(*shapes: tuple[int, ...]) -> float:
+        a, b = (torch.randn(shape) for shape in shapes)
+        return min(seconds(lambda: a @ b, repeats=9))
+
+    heads, head = dim // 64, 64
+    square, wide = taken((tokens, dim), (dim, dim)), taken((tokens, dim), (dim, 4 * dim))
+    narrow, told = taken((tokens, 4 * dim), (4 * dim, dim)), taken((text, dim), (dim, dim))
+    own = taken((heads, tokens, head), (heads, head, keys)) + taken((heads, tokens, keys), (heads, keys, head))
+    other = taken((heads, tokens, head), (heads, head, text)) + taken((heads, tokens, text), (heads, text, head))
+    return layers * (6 * square + 2 * told + wide + narrow + own + other)
+
+
 def matmul_peak(tokens: int, dim: int) -> float:
     """FLOPs a second of the best of the network's own matrix products."""
     best = 0.0
@@ -148,7 +165,8 @@ def saved(dim: int, layers: int, side: tuple[int, int]) -> dict[str, float]:
         bare()
     flops, peak = counter.get_total_flops(), matmul_peak(3 * rows, dim)
     return {
-        "cached_speedup_21": whole / fast, "overhead_ratio": own / plain, "roofline_ratio": own / (flops / peak),
+        "cached_speedup_21": whole / fast, "overhead_ratio": own / plain,
+        "roofline_ratio": own / products(dim, layers, 3 * rows, 21 * rows), "peak_share": flops / own / peak,
         "pass_seconds": own, "pass_gflops": flops / 1e9, "peak_gflops": peak / 1e9,
     }  # fmt: skip
 
@@ -183,10 +201,24 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+def write_block(page: Path, found: dict[str, Any]) -> None:
+    """Rewrite what stands between the two comments `stream:begin` and `stream:end` of a page."""
+    text, begin, end = page.read_text(), "<!-- stream:begin -->\n", "<!-- stream:end -->"
+    rows = [f"| {k} | {v:.3f} |" for k, v in found.items() if k.endswith(("_ratio", "_21", "_growth", "_share"))]
+    where = f"`{found['command']}`, {found['versions']}, {found['machine']}; {found['frames']} latent frames."
+    size = (
+        f"Width {found['dim']}, {found['layers']} layers, {found['tokens_a_frame']} tokens a latent frame, blocks of 3."
+    )
+    block = "\n".join(["| measure | value |", "|---|---|", *rows, "", f"{size} {where}", ""])
+    before, _, rest = text.partition(begin)
+    page.write_text(before + begin + block + end + rest.partition(end)[2])
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, help="page whose block of these numbers is rewritten")
     parser.add_argument("--chunks", type=int, default=3400, help="blocks of the long stream (default: 3400)")
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)
@@ -196,6 +228,8 @@ def main() -> None:
     found |= {"versions": f"torch {torch.__version__}", "command": " ".join(["python", *sys.argv])}
     for key, value in found.items():
         print(f"{key:20} {value:.4g}" if isinstance(value, float) else f"{key:20} {value}")
+    if args.markdown:
+        write_block(args.markdown, found)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

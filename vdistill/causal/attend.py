@@ -108,6 +108,7 @@ class View:
         self.made: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
         self._ropes: tuple[Rope, Rope | None] | None = None
         self._past: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rooms: dict[int, tuple[Tensor, Tensor]] = {}
         self._then = replace(cache, keys=dict(cache.keys), values=dict(cache.values)) if cache.through else cache
 
     def __call__(
@@ -128,14 +129,12 @@ class View:
         if rope is not None:
             self._ropes = self._ropes or self._placed(rope, rows, q.device)
             q, k = self._ropes[0](q), self._ropes[0](k)
-        past = self._past_of(layer, q)
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        k, v = self._joined(layer, [k, text[1]] if prefix else [k], [v, text[2]] if prefix else [v])
         if not prefix:
             return scaled_dot_product_attention(q, k, v)
         told = None if mask is None else mask[:, None, None, :prefix]
-        seen = None if told is None else torch.cat([told, told.new_ones(1).expand(*told.shape[:3], k.shape[2])], 3)
-        k, v = torch.cat([text[1], k], 2), torch.cat([text[2], v], 2)
+        rest = k.shape[2] - prefix
+        seen = None if told is None else torch.cat([told.new_ones(1).expand(*told.shape[:3], rest), told], 3)
         return torch.cat(
             [
                 scaled_dot_product_attention(text[0], text[1], text[2], attn_mask=told),
@@ -152,6 +151,28 @@ class View:
     def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, Rope | None]:
         past = rope.at(self.past.to(device), rows) if self.slots else None
         return rope.at(self.own.to(device), rows), past
+
+    def _joined(self, layer: int, keys: list[Tensor], values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What is remembered, then the given parts. Without a graph they are written into one place that all passes of
+        the block use, which saves moving the past at each of them."""
+        past = self._past_of(layer, keys[0])
+        if past is None and len(keys) == 1:
+            return keys[0], values[0]
+        before = [] if past is None else [past]
+        if torch.is_grad_enabled():
+            return torch.cat([*(k for k, _ in before), *keys], 2), torch.cat([*(v for _, v in before), *values], 2)
+        if layer not in self._rooms:
+            room = torch.cat([*(k for k, _ in before), *keys], 2), torch.cat([*(v for _, v in before), *values], 2)
+            self._rooms[layer] = room
+            if past is not None:
+                self._past[layer] = room[0][:, :, : past[0].shape[2]], room[1][:, :, : past[1].shape[2]]
+            return room
+        for whole, parts in zip(self._rooms[layer], (keys, values), strict=True):
+            place = whole.shape[2] - sum(part.shape[2] for part in parts)
+            for part in parts:
+                whole[:, :, place : place + part.shape[2]] = part
+                place += part.shape[2]
+        return self._rooms[layer]
 
     def _past_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rotated keys and values of the cache; rotated once, and read in all passes of the block."""
