@@ -48,9 +48,10 @@ class Saved:
 
 def saved(causal: Causal, times: tuple[float, ...] | None) -> Saved:
     """What a trained student's folder says."""
+    rolling = len(times) if times and causal.rolling else 1
     return Saved(
         causal.block, causal.window, causal.sink, causal.places, causal.first, times, causal.first_times, "clean",
-        causal.level,
+        causal.level, rolling,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..causal.rolling_stream import RollingStream
 from ..causal.rollout import Plan
 from ..causal.stream import Stream
 from ..core.denoiser import Denoiser
@@ -56,7 +57,8 @@ def stream_of(
     plan = Plan(spec.layout(unit), times, spec.first, spec.commit_sigma, unit, sampler)
     cond = family.text(prompts).to(family.device)
     seeds = tuple(seed + i for i in range(len(prompts)))
-    return Stream(student, plan, (channels, high, wide), cond, seeds, family.device, store, spec.commit == "recompute")
+    kind = RollingStream if spec.rolling > 1 else Stream
+    return kind(student, plan, (channels, high, wide), cond, seeds, family.device, store, spec.commit == "recompute")
 
 
 def told(family: StockFamily, student: Denoiser, scale: float) -> Denoiser:
