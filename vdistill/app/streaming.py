@@ -49,7 +49,7 @@ def stream_of(
     """A stream of one clip a prompt. size: (height, width) in pixels; steps, guidance: of a causal teacher; net: in
     place of the family's own; clip i is what seed + i makes alone."""
     student, unit = net or family.net, unit_of(family)
-    channels, _, high, wide = clip_shape(family, family_frames(family), *size)
+    channels, _, high, wide = clip_shape(family, 1, *size)
     times, sampler = spec.times or family.times, cast(Sampler, Renoise())
     if times is None:
         times, sampler = tuple(family.schedule.grid(steps)[:-1].tolist()), Deterministic()
@@ -68,14 +68,9 @@ def told(family: StockFamily, student: Denoiser, scale: float) -> Denoiser:
     return student if scale == 1 else Guided(student, cfg(scale, family.guided_by))
 
 
-def family_frames(family: StockFamily) -> int:
-    """Frames of the shortest clip the family's codec and network take."""
-    return 1 + (unit_of(family) - 1) * family.codec.temporal
-
-
 def latent_count(family: StockFamily, spec: Saved, frames: int) -> int:
-    """Latent frames of whole blocks that hold `frames` frames."""
-    needed = 1 + math.ceil((frames - 1) / family.codec.temporal)
+    """Latent frames of whole blocks that hold `frames` frames, and those that only fill the first patch."""
+    needed = getattr(family.codec, "spare", 0) + 1 + math.ceil((frames - 1) / family.codec.temporal)
     first = spec.first_block or spec.block
     return first + max(math.ceil((needed - first) / spec.block), 0) * spec.block
 
