@@ -53,11 +53,12 @@ def dmd2(
     each: int = 5,
     terms: tuple[Term, ...] = (),
     times: Times = Uniform(0.02, 0.98),
+    sid: float | None = None,
 ) -> Dmd2:
     modules = {
         n: d if isinstance(d, nn.Module) else nn.Linear(1, 1) for n, d in (("student", student), ("critic", critic))
     }
-    return Dmd2(Dmd2Config(each), teacher, student, critic, modules, ONE_STEP, terms, times)
+    return Dmd2(Dmd2Config(each, sid=sid), teacher, student, critic, modules, ONE_STEP, terms, times)
 
 
 def test_gradient_is_the_normalised_score_difference_along_the_sample() -> None:
@@ -137,9 +138,11 @@ def test_critic_learns_at_every_step_and_the_student_at_every_nth(each: int) -> 
     assert turns[0] == ("student", "critic")
 
 
-def test_with_the_exact_critic_a_linear_student_becomes_the_teacher() -> None:
+@pytest.mark.parametrize("sid", [None, 0.5, 1.0])
+def test_with_the_exact_critic_a_linear_student_becomes_the_teacher(sid: float | None) -> None:
     student = affine(1.0, scale=1.4, shift=-0.5, size=8)
-    method, optim = dmd2(student, ExactCritic(student), G8), torch.optim.Adam(student.parameters(), 0.03)
+    method = dmd2(student, ExactCritic(student), G8, sid=sid)
+    optim = torch.optim.Adam(student.parameters(), 0.03)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 250)
     for step in range(250):
         optim.zero_grad()
@@ -147,6 +150,17 @@ def test_with_the_exact_critic_a_linear_student_becomes_the_teacher() -> None:
         optim.step()
         falling.step()
     assert error(student) < 1e-3
+
+
+def test_score_identity_reaches_the_student_through_both_networks_and_trains_neither() -> None:
+    student, critic = affine(1.0, scale=1.4, shift=-0.5, size=8), bell(8).requires_grad_(False)
+    loss = dmd2(student, critic, G8, sid=1.0).loss("student", batch_of(G8, 8), Rng(0))
+    loss.total.backward()
+    plain = affine(1.0, scale=1.4, shift=-0.5, size=8)
+    dmd2(plain, critic, G8).loss("student", batch_of(G8, 8), Rng(0)).total.backward()
+    pairs = list(zip(student.parameters(), plain.parameters(), strict=True))
+    assert all(a.grad is not None and b.grad is not None and not torch.allclose(a.grad, b.grad) for a, b in pairs)
+    assert all(p.grad is None for p in critic.parameters()) and not loss.parts["gap"].requires_grad
 
 
 def test_with_a_learned_critic_a_linear_student_becomes_the_teacher() -> None:

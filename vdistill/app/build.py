@@ -189,8 +189,9 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
         teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
     critic = roles.denoisers["critic"]
     terms = [adversarial(m, critic)] if m.gan_weight else []
+    sid = m.sid_alpha if m.objective == "sid" else None
     return Dmd2(
-        Dmd2Config(m.critic_per_student, m.floor), teacher, roles.denoisers["student"], critic, roles.modules,
+        Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,
         make, terms, Uniform(m.t_min, m.t_max),
     )  # fmt: skip
 

@@ -113,6 +113,10 @@ class MethodDmd2(FewSteps):
     t_min: Share = note(0.02, "smallest time at which teacher and critic are compared", "t, 1 = noise")
     t_max: Share = note(0.98, "largest time at which teacher and critic are compared", "t, 1 = noise")
     floor: float = note(0.05, "smallest t in the critic's loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    objective: Literal["dmd", "sid"] = note(
+        "dmd", "dmd: reverse KL; sid: score identity (Fisher divergence), with gradients through teacher and critic"
+    )
+    sid_alpha: float = note(1.0, "alpha of objective: sid; 0.5 is the divergence itself", ge=0, le=2)
     inputs: Literal["backward", "data", "mix", "bank", "rollout"] = note(
         "backward",
         "what the student denoises: its own sampling, noised data (of a causal student every block at a step of its "
@@ -130,6 +134,8 @@ class MethodDmd2(FewSteps):
     def _numbers_fit(self) -> MethodDmd2:
         if self.t_min >= self.t_max:
             raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
+        if "sid_alpha" in self.model_fields_set and self.sid_alpha != 1.0 and self.objective != "sid":
+            raise fault("sid_alpha", "has no effect with objective: dmd; it belongs to objective: sid")
         if self.gan_layers and not self.gan_weight:
             raise fault("gan_layers", "has no effect while gan_weight is 0")
         if "data_weight" in self.model_fields_set and self.data_weight != 0.5 and self.inputs != "mix":

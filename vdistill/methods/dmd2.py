@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn, no_grad
+from torch import Tensor, is_grad_enabled, nn, no_grad, set_grad_enabled
 
 from ..core.denoiser import Denoiser
+from ..core.losses.identity import score_identity
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
@@ -21,10 +22,12 @@ from ..core.times import Times, Uniform
 
 @dataclass(frozen=True)
 class Dmd2Config:
-    """critic_per_student: critic updates for each of the student's; floor: smallest t in its weight 1 / t^2."""
+    """critic_per_student: critic updates for each of the student's; floor: smallest t in its weight 1 / t^2; sid: alpha
+    of the score identity loss in place of distribution matching (SiD; gradients go through teacher and critic)."""
 
     critic_per_student: int = 5
     floor: float = 0.05
+    sid: float | None = None
 
 
 class Dmd2:
@@ -55,11 +58,12 @@ class Dmd2:
 
     def student_loss(self, batch: Batch, rng: Rng) -> Loss:
         x = self.generate(self.student, batch, rng)
-        with no_grad():
+        with set_grad_enabled(self.cfg.sid is not None and is_grad_enabled()):
             t, xt = self._renoise(x, rng)
             real = self.teacher.x0(xt, t, batch.cond)
             fake = self.critic.x0(xt, t, batch.cond)
-        loss = Loss(batch.mean(matching(x, real, fake)), {"gap": (fake - real).abs().mean()})
+        far = matching(x, real, fake) if self.cfg.sid is None else score_identity(x, real, fake, self.cfg.sid)
+        loss = Loss(batch.mean(far), {"gap": (fake - real).detach().abs().mean()})
         for term in self.terms:
             loss = loss + term.student(x, batch, rng)
         return loss
