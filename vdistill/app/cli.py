@@ -92,6 +92,7 @@ def _eval(p: argparse.ArgumentParser) -> None:
     _model(p)
     p.add_argument("--clips", metavar="N", type=int, default=128, help="held-out captions to try (default: 128)")
     _how(p)
+    p.add_argument("--seconds", metavar="S", type=float, help="stream so long and measure every two seconds (causal)")
     p.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there too")
 
 

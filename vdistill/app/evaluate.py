@@ -19,6 +19,7 @@ from .causal_file import read_causal
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, model_folder, open_model, whole_number
+from .over_time import measured, streamed, summary
 from .score import diversity, score
 
 OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
@@ -92,10 +93,32 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"the shapes world is square, found {height}x{width}", "--size")
     if args.clips < 2:
         raise UserError(f"needs 2 clips or more, found {args.clips}", "--clips")
+    if args.seconds is not None:
+        return through(family, plan, args, height)
     found, _ = examine(family, exam(args.clips, args.frames or known.frames, height), plan)
     column = max(map(len, found))
     for key, value in found.items():
         print(f"{key:<{column}}  {value:.4g}")
     if args.json:
         Path(args.json).write_text(json.dumps({"model": args.model, "clips": args.clips, **found}, indent=1))
+    return 0
+
+
+def through(family: StockFamily, plan: Plan, args: argparse.Namespace, size: int) -> int:
+    """Print the scores of long streams, two seconds at a time; --json FILE keeps them."""
+    if plan.causal is None:
+        raise UserError("sees its whole clip, so it does not stream", "--seconds", "leave it out")
+    captions = exam(args.clips, 17, size).captions
+    how = {"seed": plan.seed, "steps": plan.steps, "guidance": plan.guidance}
+    rows = measured(streamed(family, plan.causal, captions, args.seconds, size, **how), captions)
+    shown = ("second", "accuracy", "colour", "shape", "motion", "identity", "sharpness", "flicker")
+    print("  ".join(f"{name:>9}" for name in shown))
+    for row in rows:
+        print("  ".join(f"{row[name]:>9.3g}" for name in shown))
+    found = summary(rows)
+    for key, value in found.items():
+        print(f"{key:<17}  {value:.4g}")
+    if args.json:
+        whole = {"model": args.model, "clips": args.clips, "seconds": args.seconds, **found, "windows": rows}
+        Path(args.json).write_text(json.dumps(whole, indent=1))
     return 0
