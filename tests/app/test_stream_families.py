@@ -9,6 +9,7 @@ from contract import case
 from vdistill.app.causal_file import Saved
 from vdistill.app.live import Live
 from vdistill.app.streaming import block_by_block, stream_of
+from vdistill.core.errors import UserError
 
 VIDEO = ("wan", "cogvideox-5b", "cogvideox15-5b", "hunyuan", "hunyuan15", "ltx")
 
@@ -43,3 +44,9 @@ def test_clips_of_a_causal_model_are_as_long_as_asked(variant: str) -> None:
     frames = 1 + 4 * family.codec.temporal
     spec = Saved(block=2, rope="relative", times=(1.0, 0.6))
     assert block_by_block(family, spec, ["a cat", "a dog"], frames, size).shape == (2, 3, frames, *size)
+
+
+def test_two_experts_do_not_share_a_memory() -> None:
+    found = case("wan22-a14b")
+    with pytest.raises(UserError, match="has two experts"):
+        stream_of(found.family, Saved(times=(1.0, 0.6)), ["a cat"], (64, 64))

@@ -35,8 +35,12 @@ from .schema_method import MethodDmd2
 
 
 def unit_of(family: StockFamily) -> int:
-    """Latent frames that are one position of the family's network."""
-    return family.network_of().patch[0]
+    """Latent frames that are one position of the family's network. UserError for one that cannot be causal."""
+    network = family.network_of()
+    if len(network.names) > 1:
+        hint = "make one expert causal: a folder with one transformer"
+        raise UserError("has two experts, which would read each other's memory", f"causal: {family.name}", hint)
+    return network.patch[0]
 
 
 def started(config: Config, family: StockFamily) -> Net | None:
