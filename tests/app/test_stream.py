@@ -164,3 +164,10 @@ def test_a_damaged_description_is_one_line(student: Path, tmp_path: Path, capsys
     folder = model(tmp_path / "damaged")
     (folder / "causal.json").write_text('{"blocks": 3}')
     assert "unknown key 'blocks'" in refused(capsys, folder, "--prompt", "x", "--out", tmp_path / "a.mp4")
+
+
+def test_an_export_still_streams_and_says_how_it_was_trained(student: Path, tmp_path: Path) -> None:
+    assert main(["export", str(student), str(tmp_path / "out")]) == 0
+    assert "block by block" in (tmp_path / "out" / "README.md").read_text()
+    a, b = (next(vdistill.stream(model, "a red square")) for model in (student, tmp_path / "out"))
+    assert torch.equal(a, b)

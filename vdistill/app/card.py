@@ -9,6 +9,7 @@ import yaml
 
 from ..families.opening import INDEX, call_defaults
 from .about import About
+from .convert import CAUSAL_FILE, CAUSAL_NOTE
 from .models import model_folder
 
 SNIPPET = """\
@@ -84,6 +85,7 @@ def write_card(out: Path, run: Path, about: About, lora: bool) -> None:
         f"# {made.get('name', final.name)}", "",
         f"A {kind}, {'a LoRA adapter for the base below' if lora else f'a stock {stock}'}, made with vdistill.", "",
         "```python", snippet(final, about, stock, length, steps, base).rstrip(), "```", "",
+        *([CAUSAL_NOTE, ""] if (source / CAUSAL_FILE).is_file() else []),
         " ".join([FEW] * bool(times) + [CAPTIONS.format(length=length)] * (length is not None)), "",
         *_training(made, run),
         *["The license is that of the base model."] * (not own),

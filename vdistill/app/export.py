@@ -19,6 +19,7 @@ from ..families.stock import GUIDANCE_FILE
 from .about import About, about
 from .build import Built
 from .card import write_card
+from .causal_file import read_causal
 from .models import hollow_model, model_folder, open_model
 
 INNER = "net."  # where the transformer hangs in a Denoiser
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             export_pipeline(source, scratch, known, args.guidance, args.dtype)
         known.write(scratch)
+        if (causal := read_causal(source)) is not None:
+            causal.write(scratch)
         write_card(scratch, Path(args.run), known, lora=args.to == "lora")
         if out.exists():
             out.rmdir()
