@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -205,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         code, lines = ending
         _close_output()
-        if not (hasattr(error, "faults") and os.environ.get("RANK", "0") != "0"):  # every rank reads the same config
+        if hasattr(error, "faults") and os.environ.get("RANK", "0") != "0":  # every rank reads the same config
+            time.sleep(30)  # a launcher ends all ranks with the first that fails: let rank 0 speak
+        else:
             print(lines, file=sys.stderr)
         return code
 
