@@ -185,7 +185,8 @@ def test_models_that_do_not_open_get_one_line_each(folder: Path, tmp_path: Path)
 def test_sample_writes_a_clip_a_prompt_and_says_what_made_it(folder: Path, tmp_path: Path) -> None:
     args = argparse.Namespace(
         model=str(folder), prompt=["a red square", "a circle rotates"], prompts=None, out=tmp_path, fps=8.0, steps=None,
-        guidance=None, scale=None, solver="ddim", seed=5, frames=None, size=None, image=None, long="error", whole=0.9,
+        guidance=None, scale=None, solver="ddim", seed=5, frames=None, size=None, image=None,
+            long="error", whole=0.9, device="auto",
     )  # fmt: skip
     assert sample.run(args) == 0
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]

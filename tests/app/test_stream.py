@@ -132,6 +132,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         (["--resume", "gone.safetensors"], "no such snapshot"),
         (["--image", "gone.png"], "no readable picture"),
         (["--size", "15x16"], "15x16"),
+        (["--steps", "9"], "takes 2 steps, found 9"),
+        (["--guidance", "3"], "without guidance"),
+        (["--device", "tpu"], "no device 'tpu'"),
+        (["--snapshot", "."], "is a folder"),
+        (["--switch", "5:" + "a red square " * 40], "tokens"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -171,3 +176,30 @@ def test_an_export_still_streams_and_says_how_it_was_trained(student: Path, tmp_
     assert "block by block" in (tmp_path / "out" / "README.md").read_text()
     a, b = (next(vdistill.stream(model, "a red square")) for model in (student, tmp_path / "out"))
     assert torch.equal(a, b)
+
+
+def test_what_was_cut_off_a_stream_is_the_beginning_of_the_next(student: Path, tmp_path: Path) -> None:
+    ask = [student, "--prompt", "a red square", "--seed", 5, "--out", tmp_path / "a.mp4", "--seconds"]
+    kept = tmp_path / "kept.safetensors"
+    assert stream(*ask, 1, "--snapshot", kept) == 0  # 8 frames: three of the last chunk are left
+    whole = vdistill.stream(str(student), "a red square", seed=5)
+    frames = torch.cat([next(whole) for _ in range(4)], 2)
+    again = vdistill.stream(str(student), resume=str(kept))
+    assert torch.equal(torch.cat([next(again) for _ in range(3)], 2)[:, :, :5], frames[:, :, 8:13])
+    again.keep(str(tmp_path / "again.safetensors"))
+    assert vdistill.stream(str(student), resume=str(tmp_path / "again.safetensors")).waiting is None
+
+
+def test_an_interrupted_stream_is_whole(student: Path, tmp_path: Path) -> None:
+    import signal
+    import threading
+
+    out, kept = tmp_path / "a.mp4", tmp_path / "kept.safetensors"
+    threading.Timer(1.5, signal.raise_signal, (signal.SIGINT,)).start()
+    assert (
+        stream(student, "--prompt", "a red square", "--seed", 5, "--seconds", 0, "--out", out, "--snapshot", kept) == 0
+    )
+    frames = read_video(out, 8).shape[1]
+    rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert frames == sum(row["frames"] for row in rows) == 1 + 4 * (len(rows) - 1)
+    assert vdistill.stream(student, resume=kept).stream.number == len(rows)

@@ -84,6 +84,7 @@ class Share:
 def run(args: argparse.Namespace) -> int:
     """0 when this process's share is written, 130 after Ctrl-C, 0 after SIGTERM (whole shards stay). UserError else."""
     from . import config as configs
+    from .models import device_of
     from .trajectories import open_trajectories
 
     share, scale = share_of(args), scale_of(args.guidance)
@@ -236,17 +237,6 @@ def scale_of(text: str | None) -> float | tuple[float, float] | None:
     if numbers[0] > numbers[-1]:
         raise UserError(f"{numbers[0]:g} is above {numbers[1]:g}", "--guidance")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-
-def device_of(name: str) -> str:
-    """auto: this process's GPU where there is one. UserError for a device that is not there."""
-    import torch
-
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    if name not in ("auto", "cuda") or not torch.cuda.is_available():
-        raise UserError(f"no device {name!r} here", "--device", "auto, cpu, or cuda where there is a GPU")
-    return f"cuda:{launched('LOCAL_RANK', 0) % torch.cuda.device_count()}"
 
 
 @contextmanager

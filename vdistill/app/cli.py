@@ -156,6 +156,7 @@ def _how(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0, help="of the first noise; clip i gets seed + i (default: 0)")
     p.add_argument("--frames", type=int, help="length of the clips; the model's own without it")
     p.add_argument("--size", metavar="HxW", help="height x width in pixels; the model's own without it")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

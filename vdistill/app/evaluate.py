@@ -18,7 +18,7 @@ from ..worlds.shapes import Shapes
 from .causal_file import read_causal
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
-from .models import about_model, model_folder, open_model, whole_number
+from .models import about_model, device_of, model_folder, open_model, whole_number
 from .over_time import measured, streamed, summary
 from .score import diversity, score
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     whole_number(args.frames, 1, "--frames")
     if args.json:
         as_folder(Path(args.json).parent)
-    family = open_model(args.model)
+    family = open_model(args.model).to(device_of(args.device))
     known = about_model(family, model_folder(args.model))
     plan = plan_of(
         family,

@@ -24,7 +24,7 @@ from ..families.stock import StockFamily
 from ..families.wan_presets import PRESETS
 from .causal_file import Saved, of_json
 from .generate import size_of
-from .models import about_model, model_folder, open_model, whole_number
+from .models import about_model, device_of, model_folder, open_model, whole_number
 from .sample import first_image
 from .streaming import causal_of, stream_of
 
@@ -49,7 +49,7 @@ class Live:
     strength: float = 0.8
     decode: Callable[[Tensor], Tensor] = field(init=False)
     waiting: Tensor | None = None
-    """Frames of a scene that was cut, which its decoder still held back."""
+    """Frames that are made and have not been given out: of a chunk that was cut off, of a scene that ended."""
 
     def __post_init__(self) -> None:
         self.decode = self.family.codec.stream()
@@ -98,21 +98,22 @@ class Live:
             "plan": json.dumps([asdict(plan.layout), plan.times, plan.first, plan.level, plan.unit]),
         }
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: str | Path) -> None:
         """Save the stream as it is, for --resume: whole or not at all."""
         tensors = {k: v.contiguous().cpu() for k, v in self.stream.state().items()}
         tensors |= {f"decoder/{k}": v.contiguous().cpu() for k, v in decoder_state(self.decode).items()}
-        write_told(path, tensors, {"prompt": self.prompt, **self.identity()})
+        tensors |= {} if self.waiting is None else {"waiting": self.waiting.contiguous()}
+        write_told(Path(path), tensors, {"prompt": self.prompt, **self.identity()})
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: str | Path) -> None:
         """Go on from what `keep` wrote. UserError for a file of another model, type or layout."""
-        tensors, told = read_told(path)
+        tensors, told = read_told(Path(path))
         for key, expected in self.identity().items():
             if told.get(key) != expected:
                 what = DIFFERS.get(key) or f"weights in {told.get(key)}, this stream has {expected}"
                 raise UserError(f"is a snapshot of {what}", str(path), "stream as it was made")
         self.stream.restore({k: v for k, v in tensors.items() if not k.startswith("decoder/")})
-        self.prompt = told["prompt"]
+        self.prompt, self.waiting = told["prompt"], tensors.get("waiting")
         restore_decoder(
             self.decode, {k.removeprefix("decoder/"): v for k, v in tensors.items() if k.startswith("decoder/")}
         )
@@ -134,7 +135,13 @@ def opened(args: argparse.Namespace) -> Live:
     spec.layout()
     family = open_model(args.model)
     if args.weights:
-        fill(family, args.weights)
+        fill(family, Path(args.weights))
+    family.to(device_of(args.device))
+    if (fixed := spec.times or family.times) is not None:
+        if args.steps not in (None, len(fixed)):
+            raise UserError(f"this student takes {len(fixed)} steps, found {args.steps}", "--steps", "leave it out")
+        if args.guidance not in (None, 1.0):
+            raise UserError("a few-step student runs without guidance; it has it in its weights", "--guidance")
     known = about_model(family, model_folder(args.model))
     size = size_of(args.size, known)
     stream = stream_of(
@@ -144,11 +151,11 @@ def opened(args: argparse.Namespace) -> Live:
     )  # fmt: skip
     live = Live(family, stream, size, args.prompt or "", args.how, strength=args.strength)
     if args.image:
-        picture = first_image(args.image, size)
+        picture = first_image(Path(args.image), size)
         assert picture is not None
         live.shown = family.codec.encode(still(picture, family, stream)).to(family.device)
     if args.edit:
-        live.edited = clip_to_edit(args.edit, live, args.fps)
+        live.edited = clip_to_edit(Path(args.edit), live, args.fps)
     if args.resume:
         live.resume(args.resume)
         if args.prompt not in (None, live.prompt):

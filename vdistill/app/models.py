@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -164,3 +165,13 @@ def finite(value: float | None, low: float, key: str) -> None:
     """UserError for what is not a finite number of at least `low`; None was left out."""
     if value is not None and not (math.isfinite(value) and value >= low):
         raise UserError(f"must be a number of at least {low:g}, found {value:g}", key)
+
+
+def device_of(name: str) -> str:
+    """auto: this process's GPU where there is one. UserError for a device that is not there."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        raise UserError(f"no device {name!r} here", "--device", "auto, cpu, or cuda where there is a GPU")
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return f"cuda:{(int(rank) if rank.isdecimal() else 0) % torch.cuda.device_count()}"

@@ -103,18 +103,18 @@ def run(args: argparse.Namespace) -> int:
 
 def make_plan(args: argparse.Namespace) -> tuple[StockFamily | None, Plan]:
     """(whose text encoders are wanted, what is made of every source), checked before the first file is opened."""
-    import torch
 
     from ..data.buckets import parse
     from ..data.clips import Plan
     from ..data.media import Limits, rate
+    from .models import device_of
 
     frames, stride = args.frames, args.stride or args.frames
     if frames < 1 or stride < 1:
         raise UserError(f"--frames {frames}, --stride {stride}: both must be at least 1", "prepare")
     if not 0 <= args.limit_bad <= 1:
         raise UserError(f"--limit-bad {args.limit_bad} is not a share", "prepare", "0.05 is five files in a hundred")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    device = device_of(args.device)
     family, codec = open_family(args.family)
     buckets = parse(args.buckets or args.size)
     for bucket in buckets:

@@ -20,7 +20,7 @@ from .causal_file import read_causal
 from .generate import plan_of, size_of
 from .lock import as_folder
 from .long import of_length
-from .models import about_model, finite, model_folder, open_model, whole_number
+from .models import about_model, device_of, finite, model_folder, open_model, whole_number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     finite(args.fps, 0.01, "--fps")
     finite(args.whole, 0, "--whole")
     as_folder(Path(args.out))
-    family, out = open_model(args.model), Path(args.out)
+    family, out = open_model(args.model).to(device_of(args.device)), Path(args.out)
     known = about_model(family, model_folder(args.model))
     plan = plan_of(
         family,

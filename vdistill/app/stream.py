@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", metavar="N", type=int, help="latent frames a block sees, in place of the model's")
     add("--sink", metavar="N", type=int, help="first latent frames that stay in the window, in place of the model's")
     add("--places", choices=("absolute", "relative", "anchored"), help="rotary places, in place of the model's")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--offload", action="store_true", help="keep what is remembered in main memory")
     add("--fps", type=float, default=8.0, help="frames a second of the file (default: 8)")
     add("--out", metavar="FILE", type=Path, default=Path("stream.mp4"), help="MP4 to write (default: stream.mp4)")
@@ -98,25 +101,55 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("no prompt", "stream", "give --prompt TEXT")
     if not 0 < args.strength <= 1:
         raise UserError(f"must be above 0 and at most 1, found {args.strength:g}", "--strength")
-    as_folder(args.out.parent)
+    for path, kind in ((args.out, ".mp4"), (args.snapshot, "")):
+        if path is not None and (path.is_dir() or not path.name.endswith(kind)):
+            raise UserError(
+                "is a folder" if path.is_dir() else f"is no name of an {kind} file", str(path), "name a file"
+            )
+        if path is not None:
+            as_folder(path.parent)
     live = opened(args)
+    for cue in plan:
+        live.family.text([cue.prompt])  # a caption that is too long is told now
     seconds = 10.0 if args.seconds is None else args.seconds or float("inf")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     scale = max(1, 256 // live.size[1])
-    with video_writer(args.out, args.fps, scale=scale) as file:
-        try:
-            for chunk, row in played(live, plan, args, seconds):
-                file.write(chunk[0])
-                rows.append(row)
-        except KeyboardInterrupt:
-            print(f"ended after {file.frames / args.fps:.1f} s", file=sys.stderr)
+    with stopping() as stopped, video_writer(args.out, args.fps, scale=scale) as file:
+        for chunk, row in played(live, plan, args, seconds):
+            file.write(chunk[0])
+            rows.append(row)
+            if stopped():
+                print(f"ended after {file.frames / args.fps:.1f} s", file=sys.stderr)
+                break
     if args.snapshot:
         live.keep(args.snapshot)
     args.out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(args.out)
     tell(rows, args.fps)
     return 0
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C and SIGTERM let the block under way be finished; what is yielded says whether one came. A second
+    one interrupts as ever."""
+    came: list[int] = []
+
+    def note(number: int, where: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: the caller handles signals
+        old = {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def played(
@@ -134,7 +167,8 @@ def played(
         begun = time.perf_counter()
         pixels = next(live)
         taken = time.perf_counter() - begun
-        pixels = pixels[:, :, : round(seconds * args.fps) - made] if seconds < float("inf") else pixels
+        if seconds < float("inf") and (left := round(seconds * args.fps) - made) < pixels.shape[2]:
+            pixels, live.waiting = pixels[:, :, :left], pixels[:, :, left:]
         made += pixels.shape[2]
         yield pixels, {"frames": pixels.shape[2], "seconds": round(taken, 4), "prompt": live.prompt}
 

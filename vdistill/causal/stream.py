@@ -5,7 +5,7 @@ Nothing is made before it is asked for, so a reader that stops loses nothing. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,7 +16,8 @@ from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.rng import EachRng, Rng
-from ..core.sampling import Sampler, at, renoised, walk
+from ..core.sampling import at
+from ..core.sampling import start as scaled
 from .attend import View
 from .cache import Cache
 from .rollout import Plan, block_rng, make_block, remember
@@ -27,8 +28,8 @@ Switch = Literal["keep", "recache", "blend", "cut"]
 @dataclass
 class Stream:
     """student: a Denoiser; shape: [C, H, W] of a latent; cond: of the first prompt, one sample or as many as clips are
-    made at once; seeds: of the noise of each; store: where the cache is kept; recompute: remember
-    anew for every block, from the clean blocks that are still seen (Krea).
+    made at once; seeds: of the noise of each; store: where the cache is kept; recompute: remember anew for every block,
+    from the clean blocks that are still seen (Krea).
 
     number: position the next block begins at; begun: where the present scene began; recent: clean blocks that are still
     seen, by the number they begin at.
@@ -66,10 +67,7 @@ class Stream:
     @torch.no_grad()
     def __next__(self) -> Tensor:
         """The next clean block of latents [B, C, n, H, W]."""
-        if self.recompute and self.recent:
-            self._recache()
-        noise = self._noise(self.next_count)
-        return self._made(make_block, noise, self._plan())
+        return self._made(make_block, self._noise(self.next_count), self._plan())
 
     @torch.no_grad()
     def edit(self, source: Tensor, strength: float) -> Tensor:
@@ -78,12 +76,10 @@ class Stream:
         times = tuple(t for t in self.plan.steps(self.number - self.begun) if t < strength)
         plan = replace(self._plan(), times=(strength, *times), first=None)
         known, schedule = self._checked(source), self.student.schedule
-
-        def make(student: Denoiser, eps: Tensor, cond: Cond, cache: Cache, plan: Plan, rng: Rng, ids: range) -> Tensor:
-            begin = schedule.noise(known, eps, at(known, strength))
-            return make_block(student, begin, cond, cache, replace(plan, sampler=Begun(plan.sampler, begin)), rng, ids)
-
-        return self._made(make, self._noise(self.next_count), plan)
+        level = at(known, strength)
+        begun = schedule.noise(known, self._noise(self.next_count), level)
+        size = scaled(schedule, torch.ones_like(known), strength)  # by which samplers scale what they are given
+        return self._made(make_block, begun / size, plan)
 
     @torch.no_grad()
     def show(self, latents: Tensor) -> None:
@@ -113,6 +109,8 @@ class Stream:
         return EachRng(self.seeds[0], turn=f"stream/{start}", seeds=self.seeds)
 
     def _made(self, make: Callable[..., Tensor], x: Tensor, plan: Plan) -> Tensor:
+        if self.recompute and self.recent:
+            self._recache()
         count = x.shape[2] // self.plan.unit
         ids = range(self.number, self.number + count)
         cond, plan = self._cond(), replace(plan, first=None)
@@ -203,17 +201,6 @@ class Stream:
         if "fading" in state:
             blocks, made = (int(n) for n in state["fading"])
             self.fading = (_unpacked("before", state, self.device), blocks, made)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A sampler that starts from a given x at its first time."""
-
-    inner: Sampler
-    x: Tensor
-
-    def __call__(self, student: Denoiser, noise: Tensor, cond: Cond, rng: Rng, times: Sequence[float]) -> Tensor:
-        return walk(student, self.x, cond, times, rng, renoised)
 
 
 def blended(a: Cond, b: Cond, share: float) -> Cond:

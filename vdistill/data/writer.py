@@ -50,9 +50,9 @@ class VideoWriter:
 
 @contextmanager
 def video_writer(path: Path, fps: float, *, scale: int = 1, crf: int = 12) -> Iterator[VideoWriter]:
-    """A file that is whole when the block ends, by whatever end: what was written before an error can be watched.
+    """A file that is whole when the block ends, also by an error of the caller's: what was written can be watched.
 
-    scale: each pixel becomes a block of scale x scale.
+    scale: each pixel becomes a block of scale x scale. OSError, and no file, where the disk refuses.
     """
     aside = path.with_name(f".{path.name}.tmp")
     try:
@@ -62,7 +62,8 @@ def video_writer(path: Path, fps: float, *, scale: int = 1, crf: int = 12) -> It
                 yield writer
             finally:
                 writer.finish()
+                container.close()
+                if writer.frames:
+                    aside.replace(path)
     finally:
-        if aside.exists() and writer.frames:
-            aside.replace(path)
         aside.unlink(missing_ok=True)
