@@ -22,13 +22,13 @@ from .places import places
 
 
 class Masked:
-    """An `Attend` of a whole sequence: position i sits at numbers[i] and sees what table [T, T] says."""
+    """An `Attend` of a whole sequence: position i sits at numbers[i] and sees what table [T, T] says. For one forward,
+    whose grid of positions all layers share."""
 
     def __init__(self, table: Tensor, numbers: Sequence[int] | None = None) -> None:
         self.table = table
         self.numbers = torch.tensor(range(len(table)) if numbers is None else numbers, dtype=torch.float64)
-        self._ropes: dict[int, Rope] = {}
-        self._masks: dict[tuple[int, int, torch.device], Any] = {}
+        self._rope: Rope | None = None
 
     def __call__(
         self,
@@ -43,32 +43,27 @@ class Masked:
     ) -> Tensor:
         rows = (q.shape[2] - prefix) // len(self.table)
         if rope is not None:
-            placed = (
-                self._ropes.setdefault(rows, rope.at(self.numbers.to(q.device), rows))
-                if not self._ropes
-                else self._ropes[rows]
-            )
-            q, k = _turned(placed, q, prefix), _turned(placed, k, prefix)
+            self._rope = self._rope or rope.at(self.numbers.to(q.device), rows)
+            q, k = _turned(self._rope, q, prefix), _turned(self._rope, k, prefix)
         if q.is_cuda and mask is None:
-            return _flex(q, k, v, self._block_mask(rows, prefix, q))
-        seen = self._dense(rows, prefix, q.device)
+            return _compiled()(q, k, v, block_mask=_block_mask(self.table, rows, prefix, q.device))  # type: ignore[no-any-return]
+        seen = _dense(self.table, rows, prefix, q.device)
         seen = seen if mask is None else seen & mask[:, None, None]
         return scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
-    def _dense(self, rows: int, prefix: int, device: torch.device) -> Tensor:
-        key = (rows, prefix, device)
-        if key not in self._masks:
-            self._masks[key] = dense(self.table.to(device), rows, prefix)
-        return self._masks[key]  # type: ignore[no-any-return]
 
-    def _block_mask(self, rows: int, prefix: int, like: Tensor) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
+@lru_cache(maxsize=4)
+def _dense(table: Tensor, rows: int, prefix: int, device: torch.device) -> Tensor:
+    """The mask of a table, made once for all layers and steps: tables of a layout are the same object."""
+    return dense(table.to(device), rows, prefix)
 
-        key = (rows, prefix, like.device)
-        if key not in self._masks:
-            rule, n = mask_mod(self.table.to(like.device), rows, prefix), like.shape[2]
-            self._masks[key] = create_block_mask(rule, None, None, n, n, device=str(like.device))
-        return self._masks[key]
+
+@lru_cache(maxsize=4)
+def _block_mask(table: Tensor, rows: int, prefix: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    n = prefix + rows * len(table)
+    return create_block_mask(mask_mod(table.to(device), rows, prefix), None, None, n, n, device=str(device))
 
 
 @lru_cache(maxsize=1)
@@ -76,10 +71,6 @@ def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
-
-
-def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    return _compiled()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
 
 
 def _turned(rope: Rope, x: Tensor, prefix: int) -> Tensor:

@@ -1,11 +1,13 @@
 """Who may see whom, said once for positions and rendered for tokens: a dense mask, or a function for FlexAttention.
 
-A table [T, S] is true where a position of the queries may read a position of the keys.
+A table [T, S] is true where a position of the queries may read a position of the keys. Nobody writes into one: those of
+a layout are made once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ def bidirectional(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool)
 
 
+@lru_cache(maxsize=32)
 def block_causal(layout: Layout, length: int) -> Tensor:
     """A block sees itself, the sink and as much before it as its window holds (diffusion forcing: Chen et al. 2024)."""
     table = torch.zeros(length, length, dtype=torch.bool)
@@ -32,6 +35,7 @@ def block_causal(layout: Layout, length: int) -> Tensor:
     return table
 
 
+@lru_cache(maxsize=32)
 def teacher_forcing(layout: Layout, length: int) -> Tensor:
     """Of [clean | noisy]: clean blocks see clean ones up to themselves; a noisy block sees itself and the clean ones
     before it (Causal Forcing, stage 1)."""
