@@ -43,11 +43,20 @@ def wait_for(folder: Path, count: int, run: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+def wait_for_a_checkpoint(folder: Path, run: subprocess.Popen[str]) -> None:
+    """The first one is written beside the training: a kill before it is whole leaves none, and that is no fault."""
+    deadline = time.monotonic() + 120
+    while not any((folder / "run" / "checkpoints").glob("step-*")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 def test_the_same_command_goes_on_after_any_ending(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     run = start(tmp_path)
     wait_for(tmp_path, 7, run)
+    wait_for_a_checkpoint(tmp_path, run)
     run.send_signal(sent)
     _, said = run.communicate(timeout=120)
     assert run.returncode == code and "Traceback" not in said

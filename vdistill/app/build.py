@@ -31,7 +31,7 @@ from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
-from .build_causal import causal_method, generate_of, held, started
+from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .schema import Config, DataBank, ScopeLora
@@ -155,7 +155,7 @@ def make_method(
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
-        return GuidanceDistillation(spec, roles.teacher, student, module, inputs), m.times
+        return GuidanceDistillation(spec, roles.teacher, student, module, inputs, see_of(config, family)), m.times
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
     if isinstance(m, MethodLcm):
         lcm = LcmConfig(
@@ -192,7 +192,7 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     sid = m.sid_alpha if m.objective == "sid" else None
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,
-        make, terms, Uniform(m.t_min, m.t_max),
+        make, terms, Uniform(m.t_min, m.t_max), see_of(config, family),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ..causal.noised import NoisedBlocks
 from ..causal.ode_init import AfterCleanPath, OdeInit
 from ..causal.rolling import Either, Rolling
 from ..causal.rollout import Plan, SelfForcing
+from ..causal.student import Past
 from ..core.bank import Bank
 from ..core.denoiser import Denoiser, Net
 from ..core.engine import Source
@@ -23,7 +24,7 @@ from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, Told
 from ..core.scope import Roles
-from ..core.step import Batch, Generate, Method
+from ..core.step import Batch, Generate, Method, See, alone
 from ..data.bank import OnTrajectory
 from ..families.stock import StockFamily
 from .build_family import tuned
@@ -31,7 +32,7 @@ from .models import open_model
 from .schema import Config, DataBank
 from .schema_causal import Causal, MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_family import FamilyAnalytic
-from .schema_method import MethodDmd2
+from .schema_method import MethodDmd2, MethodGuidance
 
 
 def unit_of(family: StockFamily) -> int:
@@ -82,6 +83,15 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
     assert isinstance(config.data, DataBank)
     states = OnTrajectory(Bank.open(Path(config.data.path)), times).states
     return OdeInit(m.kind, layout, states, student, module, unit), times
+
+
+def see_of(config: Config, family: object) -> See:
+    """How the networks of a method meet a clip: whole, or, where the teacher is causal, each block after its past."""
+    causal = config.causal
+    if causal is None or not isinstance(family, StockFamily):
+        return alone
+    past = isinstance(config.method, MethodGuidance) or causal.teacher == "causal"
+    return Past(causal.layout(unit_of(family)), unit_of(family)) if past else alone
 
 
 def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:

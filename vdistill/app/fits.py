@@ -144,12 +144,20 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
         return
     if family.name not in CAUSAL:
         yield "causal", f"family {family.name} has no sequence to go along; {', '.join(CAUSAL)} have"
-    if method.name not in ONLY_CAUSAL and inputs not in ("rollout", "data"):
-        known = f"{', '.join(ONLY_CAUSAL)}, or dmd2 with inputs: rollout or data"
+    if method.name not in (*ONLY_CAUSAL, "guidance") and inputs not in ("rollout", "data"):
+        known = f"{', '.join(ONLY_CAUSAL)}, guidance, or dmd2 with inputs: rollout or data"
         yield "method.name", f"{method.name} does not train a causal student so; {known} does"
     for key in ROLLED if inputs != "rollout" else ():
         if key in causal.model_fields_set and getattr(causal, key):
             yield f"causal.{key}", "belongs to dmd2 with inputs: rollout; leave it out"
+    if causal.teacher == "causal" and method.name != "dmd2":
+        yield "causal.teacher", "belongs to dmd2; other methods of causal students have causal teachers; leave it out"
+    if causal.teacher == "causal" and method.name == "dmd2" and method.gan_weight:
+        yield "method.gan_weight", "the GAN looks at whole clips, which a causal critic does not see; use 0"
+    if method.name == "guidance" and method.inputs == "bank":
+        yield "method.inputs", "a bank's clips were made whole; a causal student takes data, backward or mix"
+    if method.name == "guidance" and method.scale_low < method.scale_high:
+        yield "method.scale_low", "a stream takes no scale: a causal student needs one, scale_low = scale_high"
     if method.name == "ode_init" and (method.kind == "diffusion") != (config.data.name == "bank"):
         other = "diffusion needs a bank's states" if method.kind == "diffusion" else "teacher makes its own, from clips"
         yield "method.kind", f"data is {config.data.name}, and {other}"

@@ -45,6 +45,11 @@ class Causal(Section):
     rolling: Share = note(
         0.0, "chance that a rollout goes by rolling windows, and not block by block (Rolling Forcing)", "share"
     )
+    teacher: Literal["whole", "causal"] = note(
+        "whole",
+        "how teacher and critic of dmd2 look at a rollout: as a whole clip, or, where the teacher is causal itself, at "
+        "each block after the clean ones before it, however long the rollout is",
+    )
     through: bool = note(False, "let the loss of a block reach the ones before it through what is remembered")
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"

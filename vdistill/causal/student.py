@@ -73,6 +73,17 @@ class AfterClean:
 
 
 @dataclass(frozen=True)
+class Past:
+    """A `See`: every block is shown the clean ones of its own sample before it. unit: latents to a position."""
+
+    layout: Layout
+    unit: int = 1
+
+    def __call__(self, net: Denoiser, x: Tensor) -> Denoiser:
+        return AfterClean(net, self.layout, x.detach(), 0.0, self.unit)
+
+
+@dataclass(frozen=True)
 class Remembering:
     """A Denoiser of one block that sees what `view` sees."""
 

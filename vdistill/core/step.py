@@ -46,6 +46,15 @@ class Loss:
         return Loss(self.total + other.total, {**self.parts, **other.parts})
 
 
+See = Callable[[Denoiser, Tensor], Denoiser]
+"""A network as it meets noised versions of clean samples x [B, C, T, ...]."""
+
+
+def alone(net: Denoiser, x: Tensor) -> Denoiser:
+    """The `See` of networks that are shown what is noised and nothing beside it."""
+    return net
+
+
 class Generate(Protocol):
     """How a student makes a sample for training: one pass, several, or a whole rollout."""
 

@@ -16,7 +16,7 @@ from ..core.losses.identity import score_identity
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Carried, Generate, Loss, Term
+from ..core.step import Batch, Carried, Generate, Loss, See, Term, alone
 from ..core.times import Times, Uniform
 
 
@@ -31,7 +31,8 @@ class Dmd2Config:
 
 
 class Dmd2:
-    """Learners: "student", and "critic" with the modules of the terms. `teacher` comes guided."""
+    """Learners: "student", and "critic" with the modules of the terms. `teacher` comes guided; see: what teacher and
+    critic are shown of a sample."""
 
     def __init__(
         self,
@@ -43,9 +44,10 @@ class Dmd2:
         generate: Generate,
         terms: Sequence[Term] = (),
         times: Times = Uniform(0.02, 0.98),
+        see: See = alone,
     ) -> None:
         self.cfg, self.teacher, self.student, self.critic = cfg, teacher, student, critic
-        self.generate, self.terms, self.times = generate, terms, times
+        self.generate, self.terms, self.times, self.see = generate, terms, times, see
         self.carried = generate if isinstance(generate, Carried) else None
         watchers = {"critic": modules["critic"]} | {t.name: t.module for t in terms if t.module is not None}
         self.learners: Mapping[str, nn.Module] = {"student": modules["student"], "critic": nn.ModuleDict(watchers)}
@@ -60,8 +62,8 @@ class Dmd2:
         x = self.generate(self.student, batch, rng)
         with set_grad_enabled(self.cfg.sid is not None and is_grad_enabled()):
             t, xt = self._renoise(x, rng)
-            real = self.teacher.x0(xt, t, batch.cond)
-            fake = self.critic.x0(xt, t, batch.cond)
+            real = self.see(self.teacher, x).x0(xt, t, batch.cond)
+            fake = self.see(self.critic, x).x0(xt, t, batch.cond)
         far = matching(x, real, fake) if self.cfg.sid is None else score_identity(x, real, fake, self.cfg.sid)
         loss = Loss(batch.mean(far), {"gap": (fake - real).detach().abs().mean()})
         for term in self.terms:
@@ -72,7 +74,7 @@ class Dmd2:
         with no_grad():
             x = self.generate(self.student, batch, rng)
             t, xt = self._renoise(x, rng)
-        guess = self.critic.x0(xt, t, batch.cond)
+        guess = self.see(self.critic, x).x0(xt, t, batch.cond)
         loss = Loss(batch.mean(weighted_x0(guess, x, t, self.critic.schedule, "flow", self.cfg.floor)))
         for term in self.terms:
             loss = loss + term.watch(x, batch, rng)

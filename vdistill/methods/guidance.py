@@ -13,11 +13,11 @@ from torch import nn, no_grad
 
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
-from ..core.guided import guided_x0
+from ..core.guided import PerSample
 from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Loss
+from ..core.step import Batch, Loss, See, alone
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,19 @@ class GuidanceConfig:
 
 
 class GuidanceDistillation:
-    """One learner, "student", which may read the scale from Cond field "guidance" [B]; inputs: where x_t comes from."""
+    """One learner, "student", which may read the scale from Cond field "guidance" [B]; inputs: where x_t comes from;
+    see: what both networks are shown of the batch's samples."""
 
     def __init__(
-        self, cfg: GuidanceConfig, teacher: Denoiser, student: Denoiser, module: nn.Module, inputs: Inputs
+        self,
+        cfg: GuidanceConfig,
+        teacher: Denoiser,
+        student: Denoiser,
+        module: nn.Module,
+        inputs: Inputs,
+        see: See = alone,
     ) -> None:
-        self.cfg, self.teacher, self.student, self.inputs = cfg, teacher, student, inputs
+        self.cfg, self.teacher, self.student, self.inputs, self.see = cfg, teacher, student, inputs, see
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
@@ -48,10 +55,12 @@ class GuidanceDistillation:
         cfg, path = self.cfg, self.student.schedule
         scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
-        found = self.inputs(self.student, told, rng)
+        student = self.see(self.student, batch.x)
+        teacher = self.see(PerSample(self.teacher, scale, cfg.name, cfg.max_batch), batch.x)
+        found = self.inputs(student, told, rng)
         if found.cond is not told.cond:
             raise UserError("these inputs bring their own conditions; the teacher would be asked another", "inputs")
         with no_grad():
-            goal = guided_x0(self.teacher, found.x, found.t, batch.cond, scale, cfg.name, max_batch=cfg.max_batch)
-        guess = self.student.x0(found.x, found.t, told.cond) if found.answer is None else found.answer
+            goal = teacher.x0(found.x, found.t, batch.cond)
+        guess = student.x0(found.x, found.t, told.cond) if found.answer is None else found.answer
         return Loss(batch.mean(weighted_x0(guess, goal, found.t, path, "flow", cfg.floor)))
