@@ -33,6 +33,8 @@ STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ode_init": ({"name": "ode_init", "teacher_steps": 4, "steps": 2}, {}),
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
+    "guidance": ({"name": "guidance", "scale_low": 2, "scale_high": 2, "times": [1.0, 0.6], "inputs": "mix"}, {}),
+    "causal_teacher": (ROLLED, {"teacher": "causal", "window": 4}),
     "causvid": ({**DMD2, "inputs": "data"}, {}),
     "self_forcing": (ROLLED, {"last": 2, "level": 0.05}),
     "through": (ROLLED, {"through": True, "first_times": [1.0, 0.6, 0.3]}),
@@ -175,6 +177,10 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("rolling", {"causal": {"rolling": 0.5, "rollout": 8}}, "causal.rolling"),
         ("self_forcing", {"method": {"name": "dmd2", "inputs": "backward"}}, "method.name"),
         ("consistency", {"method": {"name": "causal_consistency", "teacher_steps": 2, "skip": 3}}, "method.skip"),
+        ("consistency", {"causal": {"teacher": "causal"}}, "causal.teacher"),
+        ("causal_teacher", {"method": {**ROLLED, "gan_weight": 0.1}}, "method.gan_weight"),
+        ("guidance", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 2}}, "method.scale_low"),
+        ("guidance", {"method": {**STAGES["guidance"][0], "inputs": "bank"}}, "method.inputs"),
     ],
 )
 def test_what_does_not_go_together_is_said_with_its_key(
