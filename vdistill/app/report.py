@@ -1,10 +1,13 @@
-"""The page `vdistill demo` leaves behind: one self-contained HTML file, a pure function of its data."""
+"""The page `vdistill demo` leaves behind: one self-contained HTML file, a pure function of its data.
+
+What every page of vdistill shares is here too: the frame (assets/page.html), tiles, clips side by side, tables.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -20,7 +23,6 @@ from .curve_plot import Curve, number, plot
 
 FPS = 8
 SIDE = 128  # pixels a small clip is enlarged to
-TEMPLATE = "assets/report.html"
 NONE = "–"
 WORDS = {  # what a measure is called on the page
     "accuracy": "Every attribute right",
@@ -67,24 +69,39 @@ def write_report(path: Path, report: Report) -> None:
 def render(report: Report) -> str:
     """The page as text."""
     curves: Mapping[str, Curve] = report.curves
-    return Template((files("vdistill") / TEMPLATE).read_text(encoding="utf-8")).substitute(
-        title=escape(report.title),
-        subtitle=escape(report.subtitle),
-        tiles=tiles(report.summary),
-        clips=clips(report),
-        table=table(report),
+    main = fill(
+        "report_demo.html",
+        clips=clips(report.rows, report.captions),
+        table=table(report.rows),
         counted=escape(counted(report.summary)),
         curves=plot(curves),
-        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in report.facts.items()),
-        command=escape(report.command_to_continue),
     )
+    return whole(report.title, report.subtitle, tiles(report.summary), main, report.facts, report.command_to_continue)
+
+
+def whole(title: str, subtitle: str, head: str, main: str, facts: Mapping[str, str], command: str) -> str:
+    """A page of vdistill: `head` (tiles) and `main` (sections) are HTML, the rest is text."""
+    return fill(
+        "page.html",
+        title=escape(title),
+        subtitle=escape(subtitle),
+        tiles=head,
+        main=main,
+        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
+        command=escape(command),
+    )
+
+
+def fill(asset: str, **parts: str) -> str:
+    """A template of vdistill/assets with every $name replaced; parts are HTML and stay as they are."""
+    return Template((files("vdistill") / "assets" / asset).read_text(encoding="utf-8")).substitute(parts)
 
 
 def tiles(summary: Mapping[str, Any]) -> str:
     """The headline numbers that are there, each with what it means."""
     teacher, cheap = (summary.get(k) for k in ("teacher_accuracy", "teacher_same_cost_accuracy"))
-    no_gap = _is(teacher) and _is(cheap) and teacher <= cheap
-    shown = [
+    no_gap = finite(teacher) and finite(cheap) and teacher <= cheap
+    shown: list[Tile] = [
         ("student_accuracy", percent, "student", "clips with every attribute right"),
         ("teacher_accuracy", percent, "teacher, full cost", "the same measure, the same captions"),
         ("teacher_same_cost_accuracy", percent, "teacher, student’s cost", "the best of the ways measured"),
@@ -94,11 +111,19 @@ def tiles(summary: Mapping[str, Any]) -> str:
         ("wall_s", duration, "from start to report", "training and measuring"),
         ("peak_rss_gib", gib, "peak memory", "of this process"),
     ]
+    return tiled([tile for tile in shown if not (tile[0] == "gap_closed" and no_gap)], summary)
+
+
+Tile = tuple[str, Callable[[float], str], str, str]  # (key of the summary, how to say it, label, what it means)
+
+
+def tiled(shown: Sequence[Tile], summary: Mapping[str, Any]) -> str:
+    """The tiles whose number is there and finite; the first of `shown` is the main one."""
     made = [
-        f'<div class="tile{" main" if key == "student_accuracy" else ""}"><dt>{label}<small>{what}</small></dt>'
-        f"<dd>{say(summary[key])}</dd></div>"
+        f'<div class="tile{" main" if key == shown[0][0] else ""}"><dt>{escape(label)}'
+        f"<small>{escape(what)}</small></dt><dd>{say(summary[key])}</dd></div>"
         for key, say, label, what in shown
-        if _is(summary.get(key)) and not (key == "gap_closed" and no_gap)
+        if finite(summary.get(key))
     ]
     return f'<dl class="tiles">{"".join(made)}</dl>' if made else ""
 
@@ -106,7 +131,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
 def counted(summary: Mapping[str, Any]) -> str:
     """How sure the accuracies are: the widest 95% interval (Wilson) that so many clips leave."""
     clips = summary.get("clips")
-    if not _is(clips) or clips < 1:
+    if not finite(clips) or clips < 1:
         return ""
     low, high = wilson(0.5, int(clips))
     half = (high - low) / 2
@@ -120,15 +145,13 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
-def clips(report: Report) -> str:
-    """Captions x samplers; a place without its clip says so."""
-    if not report.rows or not report.captions:
-        return '<p class="none">No clips were made.</p>'
+def clips(rows: Sequence[Sampler], captions: Sequence[str]) -> str:
+    """The section of clips side by side, captions x samplers; a place without its clip says so."""
     cards = []
-    for i, caption in enumerate(report.captions):
-        cells = "".join(_cell(row, i, caption) for row in report.rows)
+    for i, caption in enumerate(captions if rows else ()):
+        cells = "".join(_cell(row, i, caption) for row in rows)
         cards.append(f'<article class="card"><h3>{escape(caption)}</h3><div class="shots">{cells}</div></article>')
-    return "".join(cards)
+    return fill("report_clips.html", cards="".join(cards) or '<p class="none">No clips were made.</p>')
 
 
 def _cell(row: Sampler, index: int, caption: str) -> str:
@@ -137,8 +160,8 @@ def _cell(row: Sampler, index: int, caption: str) -> str:
         return f'<figure><div class="clip none">no clip</div>{label}</figure>'
     clip = row.clips[index]
     scale = max(1, SIDE // max(clip.shape[-2:]))
-    poster = _data("image/png", png(clip[:, clip.shape[1] // 2]))
-    video = _data("video/mp4", encode_mp4(clip, FPS, scale))
+    poster = embedded("image/png", png(clip[:, clip.shape[1] // 2]))
+    video = embedded("video/mp4", encode_mp4(clip, FPS, scale))
     said = escape(f"Play: {caption}. {row.name}")
     return (
         f'<figure><button type="button" class="clip" aria-pressed="false" aria-label="{said}">'
@@ -148,11 +171,9 @@ def _cell(row: Sampler, index: int, caption: str) -> str:
     )
 
 
-def table(report: Report) -> str:
+def table(rows: Sequence[Sampler]) -> str:
     """Samplers side by side, one measure a line."""
-    if not report.rows:
-        return '<p class="none">Nothing was measured.</p>'
-    rows, first = report.rows, report.rows[0].seconds_per_clip
+    first = rows[0].seconds_per_clip if rows else math.nan
     lines = [
         ("Network passes per clip (NFE)", [str(r.nfe) for r in rows]),
         ("Seconds per clip", [number(r.seconds_per_clip) for r in rows]),
@@ -166,18 +187,25 @@ def table(report: Report) -> str:
         (WORDS.get(k, k.replace("/", ", ")), [number(r.extra.get(k, math.nan)) for r in rows])
         for k in _keys(rows, "extra")
     ]
-    head = "".join(f'<th scope="col">{escape(r.name)}</th>' for r in rows)
+    return grid("Cost and quality", [r.name for r in rows], lines)
+
+
+def grid(label: str, head: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table of columns `head` and of lines (name, one text a column); one sentence when it has no column."""
+    if not head:
+        return '<p class="none">Nothing was measured.</p>'
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
         for name, cells in lines
     )
     return (
-        '<div class="wide" role="region" aria-label="Cost and quality" tabindex="0"><table>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0"><table>'
+        f"<thead><tr><td></td>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _keys(rows: list[Sampler], field: str) -> list[str]:
+def _keys(rows: Sequence[Sampler], field: str) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in getattr(row, field)))
 
 
@@ -185,11 +213,12 @@ def _ratio(first: float, this: float) -> float:
     return first / this if this > 0 else math.nan
 
 
-def _data(kind: str, data: bytes) -> str:
+def embedded(kind: str, data: bytes) -> str:
+    """A data URI: the bytes inside the page."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _is(value: object) -> TypeGuard[float]:
+def finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
