@@ -80,7 +80,7 @@ def render(report: StreamReport) -> str:
 def tiles(summary: Mapping[str, Any]) -> str:
     """The headline numbers that are there, each with what it means."""
     seconds, native = summary.get("seconds"), summary.get("native_fps")
-    of = f" of {number(seconds)} s" if finite(seconds) else ""
+    of = f" of {number(seconds)}\u00a0s" if finite(seconds) else ""
     shown: list[Tile] = [
         ("accuracy_first_5s", percent, "right in the first 5 s", "every attribute of the prompt"),
         ("accuracy_last_5s", percent, f"right in the last 5 s{of}", "the same measure, in one unbroken stream"),
@@ -158,10 +158,13 @@ def charts(report: StreamReport) -> str:
         ("Accuracy", report.accuracy, replace(axes, y="share right", high=1.0, say=percent, one="measured windows")),
         ("Drift", report.drift, replace(axes, y="ratio to the first window", high=1.5, mark=1.0)),
         ("Time a block takes", blocks, replace(axes, y="milliseconds", one="blocks")),
-        ("Memory", report.memory, replace(axes, y="MiB")),
+    ]
+    memory = report.memory or {"": []}  # a chart each: hundreds of MiB beside one hide it
+    shown += [
+        (f"Memory{': ' * bool(of)}{of}", {of or "MiB": line}, replace(axes, y="MiB")) for of, line in memory.items()
     ]
     return "".join(
-        f'<article class="panel"><h3>{name}</h3>{plot(curves, _told(own, name))}</article>'
+        f'<article class="panel"><h3>{escape(name)}</h3>{plot(curves, _told(own, name))}</article>'
         for name, curves, own in shown
     )
 
