@@ -36,6 +36,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdistill.app.demo import machine
+from vdistill.app.demo_stream import resident
 from vdistill.causal.attend import Masked, View
 from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Layout
@@ -181,24 +182,14 @@ def endless(chunks: int) -> dict[str, float]:
         next(stream)
         if i == 100:
             early, before = deepcopy(stream), resident()
-            sizes.append(held(stream))
+            sizes.append(stream.nbytes())
     assert early is not None
-    sizes.append(held(stream))
+    sizes.append(stream.nbytes())
     young, old = seconds(lambda: next(early), lambda: next(stream), repeats=200)
     return {
         "chunk_growth": old / young, "memory_growth": sizes[1] / sizes[0], "rss_growth": resident() / before,
         "frames": stream.number,
     }  # fmt: skip
-
-
-def held(stream: Stream) -> int:
-    """Bytes a stream keeps."""
-    return stream.cache.nbytes() + sum(x.numel() * x.element_size() for x in stream.recent.values())
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def write_block(page: Path, found: dict[str, Any]) -> None:

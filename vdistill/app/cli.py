@@ -21,6 +21,7 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 EXAMPLES = """\
 first steps:
   vdistill demo --out runs/demo                                   a student in minutes; open runs/demo/report.html
+  vdistill demo stream                                            one that streams; open runs/demo_stream/report.html
   vdistill doctor                                                 what this machine has, and what is missing
   vdistill train configs/video/shapes_dmd2.yaml --out runs/mine   run it again to go on where it stopped
   vdistill sample runs/mine --prompt "a red square moves left" --out clips
@@ -46,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _demo(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write (default: runs/demo)")
+    what = "clip: a four-step student of the shipped teacher; stream: a causal one, and a minute of video from it"
+    p.add_argument("what", nargs="?", choices=("clip", "stream"), default="clip", help=f"{what} (default: clip)")
+    p.add_argument("--out", metavar="DIR", type=Path, help="folder to write (default: runs/demo or runs/demo_stream)")
+    p.add_argument("--seconds", metavar="S", type=float, help="demo stream: length of the video (default: 60)")
+    p.add_argument("--clips", metavar="N", type=int, help="demo stream: captions that are measured (default: 48)")
     p.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     p.add_argument("--minutes", type=float, help="time to spend on distilling; the recipe's own without it")
     p.add_argument("--json", action="store_true", help="print the summary as JSON on stdout at the end")

@@ -20,7 +20,8 @@ from .config_faults import UNIONS, told
 from .schema import Config
 from .yaml_lines import Fault, Key, Tree, parse, read, scalar
 
-SHIPPED_TEACHER = "shapes"
+SHIPPED = ("shapes", "shapes_causal")
+"""Names of models that come with the package."""
 
 
 class ConfigError(UserError):
@@ -102,9 +103,9 @@ MAKES = {
 def _paths(config: Config) -> Iterator[tuple[Key, str, str]]:
     """(key, path, where such a thing comes from)."""
     path = getattr(config.family, "path", None)
-    if path is not None and path != SHIPPED_TEACHER:
+    if path is not None and path not in SHIPPED:
         yield ("family", "path"), path, ""
-    if config.causal and config.causal.start and config.causal.start != SHIPPED_TEACHER:
+    if config.causal and config.causal.start and config.causal.start not in SHIPPED:
         yield ("causal", "start"), config.causal.start, "vdistill train makes it"
     parts = getattr(config.data, "parts", None)
     keys: dict[Key, Any] = {("data",): config.data} if parts is None else {}

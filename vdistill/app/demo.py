@@ -17,6 +17,7 @@ import torch
 
 from .. import __version__
 from ..core.engine import Engine, Report
+from ..core.errors import UserError
 from . import config as configs
 from .evaluate import OPEN_CLIPS, Exam, exam, examine
 from .generate import Plan, Sampled
@@ -39,7 +40,14 @@ CLIPS, SHOWN = 96, 8
 
 def run(args: argparse.Namespace) -> int:
     """0 when the report is written; 130 after Ctrl-C, and the same command goes on."""
-    begun, out = time.perf_counter(), Path(args.out)
+    if args.what == "stream":
+        from .demo_stream import run as run_stream
+
+        return run_stream(args)
+    for name in ("seconds", "clips"):
+        if getattr(args, name) is not None:
+            raise UserError("belongs to vdistill demo stream", f"--{name}", "leave it out")
+    begun, out = time.perf_counter(), Path(args.out or "runs/demo")
     as_folder(out)
     finite(args.minutes, 0.001, "--minutes")
     config = configs.load(Path(str(files("vdistill") / RECIPE)), [f"seed={args.seed}"])

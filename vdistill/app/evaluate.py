@@ -15,7 +15,6 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
-from .causal_file import read_causal
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, device_of, model_folder, open_model, whole_number
@@ -78,16 +77,7 @@ def run(args: argparse.Namespace) -> int:
         as_folder(Path(args.json).parent)
     family = open_model(args.model).to(device_of(args.device))
     known = about_model(family, model_folder(args.model))
-    plan = plan_of(
-        family,
-        known,
-        steps=args.steps,
-        guidance=args.guidance,
-        scale=args.scale,
-        solver=args.solver,
-        seed=args.seed,
-        causal=read_causal(model_folder(args.model)),
-    )
+    plan = plan_of(family, known, args)
     height, width = size_of(args.size, known)
     if height != width:
         raise UserError(f"the shapes world is square, found {height}x{width}", "--size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,8 @@ from ..families.stock import StockFamily
 from ..families.stock_sampler import sample_stock
 from ..video.extend import continue_from
 from .about import About
-from .causal_file import Saved
-from .models import clip_shape, finite, whole_number
+from .causal_file import Saved, read_causal
+from .models import clip_shape, finite, model_folder, whole_number
 from .streaming import block_by_block
 
 
@@ -52,12 +53,12 @@ class Sampled:
     seconds: float
 
 
-def plan_of(
-    family: StockFamily, about: About, *, steps: int | None, guidance: float | None, scale: float | None, **rest: Any
-) -> Plan:
-    """What a user asked for, the rest from the model. UserError for what its kind of model has no use for."""
+def plan_of(family: StockFamily, about: About, args: argparse.Namespace) -> Plan:
+    """What a user asked for with `--steps`, `--guidance`, `--scale`, `--solver` and `--seed`, the rest from the model.
+    UserError for what its kind of model has no use for."""
+    steps, guidance, scale = args.steps, args.guidance, args.scale
     whole_number(steps, 1, "--steps")
-    whole_number(rest.get("seed"), 0, "--seed", 2**63)
+    whole_number(args.seed, 0, "--seed", 2**63)
     finite(guidance, 0, "--guidance")
     finite(scale, 0, "--scale")
     takes_scale = family.network_of().takes_scale
@@ -72,8 +73,11 @@ def plan_of(
         scale = about.guidance if scale is None else scale
     takes_scale = takes_scale and family.guided_by != INPUT
     own = 1.0 if family.times is not None or takes_scale else about.guidance
-    rest["solver"] = rest.get("solver") or about.solver
-    return Plan(steps or about.steps, own if guidance is None else guidance, scale=scale, **rest)
+    solver: Any = args.solver or about.solver
+    return Plan(
+        steps or about.steps, own if guidance is None else guidance, solver, args.seed, scale,
+        causal=read_causal(model_folder(args.model)),
+    )  # fmt: skip
 
 
 def size_of(text: str | None, about: About) -> tuple[int, int]:

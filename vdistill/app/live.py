@@ -26,7 +26,7 @@ from .causal_file import Saved, of_json
 from .generate import size_of
 from .models import about_model, device_of, model_folder, open_model, whole_number
 from .sample import first_image
-from .streaming import causal_of, stream_of
+from .streaming import causal_of, held_back, stream_of
 
 DIFFERS = {"weights": "another model", "plan": "other blocks, times or window"}
 """What a snapshot is of, where it is not of this stream."""
@@ -77,8 +77,7 @@ class Live:
 
     def finish(self) -> Tensor | None:
         """The frames that the decoder still holds back, if any."""
-        pixels: Tensor | None = self.decode.finish() if hasattr(self.decode, "finish") else None
-        return None if pixels is None else pixels.cpu()
+        return held_back(self.decode)
 
     def say(self, prompt: str, how: Switch | None = None, blocks: int = 4) -> None:
         """Another prompt from the next chunk on. UserError for one the text encoder does not take."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .build import Built
     from .schema import Config
 
-SHIPPED = {"shapes": "assets/teacher_shapes"}
+SHIPPED = {"shapes": "assets/teacher_shapes", "shapes_causal": "assets/student_shapes_causal"}
 STUDENT = "student"
 
 
@@ -35,13 +35,13 @@ def model_folder(name: str | Path) -> Path:
     if str(name) in SHIPPED and not Path(name).exists():
         folder = Path(str(files("vdistill") / SHIPPED[str(name)]))
         if not folder.is_dir():
-            raise UserError("the shipped teacher is missing from this installation", str(name), "install again")
+            raise UserError("this shipped model is missing from the installation", str(name), "install again")
         return folder
     path = Path(name)
     if path.is_file():
         raise UserError("expected a model folder, found a file", str(path), "name the folder it lies in")
     if not path.is_dir():
-        hint = "name a run folder, a diffusers folder, or a shipped teacher: " + ", ".join(SHIPPED)
+        hint = "name a run folder, a diffusers folder, or a shipped model: " + ", ".join(SHIPPED)
         raise UserError("no such model", str(path), hint)
     if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
         return _student_of(path)

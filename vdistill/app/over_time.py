@@ -14,7 +14,7 @@ from ..eval.drift import drift
 from ..families.stock import StockFamily
 from ..worlds.endless import WINDOW, accuracy_at
 from .causal_file import Saved
-from .streaming import latent_count, stream_of
+from .streaming import held_back, latent_count, stream_of
 
 FPS = 8.0  # of the world
 ENDS = 5.0  # seconds at the beginning and at the end that are compared
@@ -45,6 +45,8 @@ def streamed(
     total, decode, made = latent_count(family, spec, frames), family.codec.stream(), []
     while stream.number * stream.plan.unit < total:
         made.append(decode(next(stream)).cpu())
+    if (rest := held_back(decode)) is not None:
+        made.append(rest)
     return torch.cat(made, 2)[:, :, :frames]
 
 

@@ -16,7 +16,6 @@ from ..core.errors import UserError
 from ..data.encode import png
 from ..data.media import write_video
 from ..data.prompts import read_prompts
-from .causal_file import read_causal
 from .generate import plan_of, size_of
 from .lock import as_folder
 from .long import of_length
@@ -38,16 +37,7 @@ def run(args: argparse.Namespace) -> int:
     as_folder(Path(args.out))
     family, out = open_model(args.model).to(device_of(args.device)), Path(args.out)
     known = about_model(family, model_folder(args.model))
-    plan = plan_of(
-        family,
-        known,
-        steps=args.steps,
-        guidance=args.guidance,
-        scale=args.scale,
-        solver=args.solver,
-        seed=args.seed,
-        causal=read_causal(model_folder(args.model)),
-    )
+    plan = plan_of(family, known, args)
     frames, size = args.frames or known.frames, size_of(args.size, known)
     first = first_image(args.image, size)
     made = of_length(family, prompts, plan, frames, size, known.frames, args.long, first, args.whole)

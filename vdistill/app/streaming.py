@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,6 +73,12 @@ def latent_count(family: StockFamily, spec: Saved, frames: int) -> int:
     needed = getattr(family.codec, "spare", 0) + 1 + math.ceil((frames - 1) / family.codec.temporal)
     first = spec.first_block or spec.block
     return first + max(math.ceil((needed - first) / spec.block), 0) * spec.block
+
+
+def held_back(decode: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Frames that a streaming decoder still waits with, if any."""
+    found: Tensor | None = decode.finish() if hasattr(decode, "finish") else None
+    return None if found is None else found.cpu()
 
 
 @torch.no_grad()

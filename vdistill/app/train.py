@@ -26,7 +26,7 @@ from ..core.scope import AdapterRole
 from ..families.stock import StockFamily
 from . import config as configs
 from .about import About
-from .build import Built, build, engine_of
+from .build import Built, build, engine_of, takes_scale
 from .catalog import install_hint
 from .causal_file import saved
 from .export import LORA_FILE, adapter_tensors
@@ -167,10 +167,13 @@ def about_student(config: Config, built: Built) -> About:
     rate = getattr(config.family, "frame_rate", None) or About.frame_rate
     many = isinstance(m, MethodFlow | MethodForcing | MethodGuidance) and "steps" not in v.model_fields_set
     steps = About.steps if many else v.steps  # the default of validation is a few-step student's
-    if isinstance(m, MethodGuidance):
-        return About(*clip, steps, (m.scale_low + m.scale_high) / 2, m.name, frame_rate=rate)
-    if isinstance(built.family, StockFamily) and built.family.guided_by == INPUT:  # what it was told in training
-        return About(*clip, steps, built.family.defaults()["guidance"], m.name, frame_rate=rate)
+    family = built.family
+    told = family.defaults()["guidance"] if isinstance(family, StockFamily) and family.guided_by == INPUT else None
+    if isinstance(m, MethodGuidance):  # a scale that was no input is in the weights, and is not applied again
+        scale = (m.scale_low + m.scale_high) / 2 if told is not None or takes_scale(m) else 1.0
+        return About(*clip, steps, scale, m.name, frame_rate=rate)
+    if told is not None:  # what it was told in training
+        return About(*clip, steps, told, m.name, frame_rate=rate)
     return About(*clip, steps, v.guidance, m.name, frame_rate=rate)
 
 

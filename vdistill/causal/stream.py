@@ -100,6 +100,10 @@ class Stream:
         c, *sides = self.shape
         return self._rng(self.number).normal("noise", (self.batch, c, count * self.plan.unit, *sides)).to(self.device)
 
+    def nbytes(self) -> int:
+        """Bytes that are kept from block to block."""
+        return self.cache.nbytes() + sum(x.numel() * x.element_size() for x in self.recent.values())
+
     @property
     def batch(self) -> int:
         """Clips made at once."""
