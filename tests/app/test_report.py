@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
 from dataclasses import replace
-from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import av
 import pytest
 import torch
+from pages import Balance, payloads, words
 from PIL import Image
 
-from vdistill.app.curve_plot import log_ticks, number, plot, step_ticks, svg, thinned
+from vdistill.app.curve_plot import Axes, linear_ticks, log_ticks, number, plot, step_ticks, svg, thinned
 from vdistill.app.report import Report, Sampler, counted, duration, render, tiles, times, wilson, write_report
 from vdistill.core.errors import UserError
 from vdistill.data.encode import encode_mp4, png
@@ -27,7 +25,6 @@ WORLD = Shapes(frames=5)
 CAPTIONS = [WORLD.caption(i) for i in range(2)]
 TRUE = [WORLD.clip(i) for i in range(2)]
 NASTY = """<script>alert("x")</script> & 'y' $title"""
-VOID = {"meta", "link", "br", "input", "img"}
 
 
 def sampler(name: str = "Teacher", nfe: int = 100, seconds: float = 2.0) -> Sampler:
@@ -38,36 +35,6 @@ def report() -> Report:
     rows = [sampler(), sampler("Student", 4, 0.08)]
     curves = {"student/loss": [(i, 1.0 / (1 + i)) for i in range(50)]}
     return Report("Title", "Subtitle", rows, CAPTIONS, curves, {"seed": "7"}, "vdistill train x", {"speedup": 25.0})
-
-
-class Balance(HTMLParser):
-    """Open tags left over, and every attribute value."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.values: list[tuple[str, str, str]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.values += [(tag, key, value or "") for key, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.values += [(tag, key, value or "") for key, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def words(page: str) -> str:
-    """The page's text, tags and scripts left out."""
-    return unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", page)))
-
-
-def payloads(page: str, kind: str) -> list[bytes]:
-    return [base64.b64decode(found) for found in re.findall(rf'"data:{kind};base64,([^"]+)"', page)]
 
 
 def test_a_png_gives_back_the_very_pixels() -> None:
@@ -217,3 +184,50 @@ def test_numbers_read_as_a_person_writes_them() -> None:
     ]  # fmt: skip
     assert [duration(v) for v in (9.6, 61, 3700)] == ["10 s", "1 min 1 s", "1 h 1 min"]
     assert [times(v) for v in (1.0, 0.934, 24.8, math.nan)] == ["1×", "0.93×", "25×", "–"]
+
+
+def heights(drawn: str) -> list[float]:
+    found = re.search(r'class="line c0" d="M([^"]+)"', drawn)
+    assert found
+    return [float(pair.split()[1]) for pair in found[1].removesuffix("h.1").split("L")]
+
+
+def test_a_linear_axis_draws_zero_and_a_line_straight_between_its_bounds() -> None:
+    shares = Axes(log=False, low=0.0, high=1.0)
+    assert heights(svg({"share": [(0.5, 0.0), (30.0, 0.5), (59.5, 1.0)]}, shares)) == [292.0, 163.0, 34.0]
+
+
+def test_a_linear_axis_grows_for_what_is_outside_its_bounds() -> None:
+    ratios = Axes(log=False, low=0.0, high=1.5)
+    assert all(34 < y < 292 for y in heights(svg({"ratio": [(0.0, -1.0), (1.0, 3.0)]}, ratios)))
+
+
+@pytest.mark.parametrize("value", [0.0, 7.5, -2.0])
+def test_a_flat_line_has_a_place_on_a_linear_axis(value: float) -> None:
+    found = heights(svg({"flat": [(0.0, value), (9.5, value)]}, Axes(log=False)))
+    assert found[0] == found[1] and 34 <= found[0] <= 292
+
+
+def test_axes_say_what_they_measure_in_escaped_text() -> None:
+    axes = Axes(x=NASTY, y=NASTY, title=NASTY, nothing=NASTY, one=NASTY, log=False, points=2, say=lambda v: f"{v}!")
+    page = plot({"a": [(i, 1.0) for i in range(9)]}, axes) + plot({}, axes)
+    assert "<script" not in page and words(page).count(NASTY) == 4 and "last 1.0!" in words(page)
+
+
+def test_only_what_is_not_finite_is_left_out_of_a_linear_axis() -> None:
+    page = plot({"a": [(0, 0.0), (1, -1.0), (2, math.nan), (math.inf, 1.0)]}, Axes(log=False))
+    assert "2 values that are not finite" in words(page) and len(heights(page)) == 2
+
+
+def test_a_marked_value_is_drawn_only_where_the_axis_has_it() -> None:
+    mark = Axes(log=False, low=0.0, high=2.0, mark=1.0)
+    assert 'class="mark"' in svg({"a": [(0, 1.5)]}, mark)
+    assert 'class="mark"' not in svg({"a": [(0, 1.5)]}, replace(mark, mark=3.0))
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.0, 612.7), (-3.0, 0.1), (0.97, 1.04), (0.0, 4e-4)])
+def test_linear_ticks_lie_inside_are_few_and_evenly_apart(low: float, high: float) -> None:
+    found = linear_ticks(low, high)
+    assert 3 <= len(found) <= 7 and all(low <= tick <= high for tick in found)
+    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * len(steps))

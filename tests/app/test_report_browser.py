@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import BROWSER, browse
 
 from vdistill.app.report import Report, Sampler, write_report
 from vdistill.worlds.shapes import Shapes
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: the page was not opened")
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--enable-logging=stderr",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # the browser's own errands stay at home too
-)  # fmt: skip
 
 PROBE = """
 <script>
@@ -96,14 +87,6 @@ def sample() -> Report:
     summary = {"student_accuracy": 0.85, "teacher_accuracy": 0.9, "speedup": 23.8, "clips": 96}
     captions = [world.caption(i) for i in range(2)]
     return Report("A student", "Faster", rows, captions, curves, {"seed": "0"}, "vdistill train x --out y", summary)
-
-
-def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
-    """(the document after its scripts ran, what the browser logged)."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module", params=["1280,900", "500,900"])
