@@ -39,6 +39,17 @@ def test_a_rollout_that_stops_at_the_last_step_is_the_sample(places: str) -> Non
     assert (earlier - sampled).abs().max() > 1e-2
 
 
+def test_a_whole_rollout_is_the_sample_at_every_step_of_training() -> None:
+    f, batch = family(), clips(family())
+    for step in range(3):
+        whole, rng = plan(whole=True), at_exit(step)
+        rolled = SelfForcing(whole)(f.net, batch, rng)
+        with torch.no_grad():
+            noise = rng.normal("input/eps", batch.x.shape, like=batch.x)
+            assert torch.equal(rolled.detach(), generate(f.net, noise, batch.cond, whole, rng))
+        assert rolled.requires_grad
+
+
 def test_only_the_step_it_stops_at_keeps_a_graph_in_the_last_positions_alone() -> None:
     f, batch = family(), clips(family())
     watched = Watched(f.net)

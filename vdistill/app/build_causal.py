@@ -106,7 +106,7 @@ def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -
 
 def plan_of(causal: Causal, times: tuple[float, ...], unit: int) -> Plan:
     """How a causal student makes a block."""
-    return Plan(causal.layout(unit), times, causal.first_times, causal.level, unit)
+    return Plan(causal.layout(unit), times, causal.first_times, causal.level, unit, whole=causal.whole)
 
 
 def generate_of(config: Config, family: StockFamily, times: tuple[float, ...]) -> Generate:

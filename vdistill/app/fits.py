@@ -19,7 +19,7 @@ CAUSAL = ("tiny", "wan", "cogvideox", "hunyuan", "hunyuan15", "ltx")
 """Families whose students can be causal."""
 ONLY_CAUSAL = ("forcing", "ode_init", "causal_consistency")
 """Methods whose students are."""
-ROLLED = ("rollout", "last", "extend", "rolling", "through")
+ROLLED = ("rollout", "last", "extend", "rolling", "through", "whole")
 """Keys of the causal section that say how a rollout goes."""
 
 

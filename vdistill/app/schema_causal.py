@@ -50,6 +50,11 @@ class Causal(Section):
         "how teacher and critic of dmd2 look at a rollout: as a whole clip, or, where the teacher is causal itself, at "
         "each block after the clean ones before it, however long the rollout is",
     )
+    whole: bool = note(
+        False,
+        "a rollout's blocks take all their steps and learn at the last, so that training sees what a stream makes; "
+        "otherwise they stop at a random one and learn there",
+    )
     through: bool = note(False, "let the loss of a block reach the ones before it through what is remembered")
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"
@@ -69,9 +74,9 @@ class Causal(Section):
             raise fault("extend", "needs 'rollout', the length at which a clip begins anew")
         if self.extend is not None and self.extend % self.block:
             raise fault("extend", f"{self.extend} is not whole blocks of {self.block}")
-        if self.rolling and (self.first_times is not None or self.rollout is not None):
-            key = "first_times" if self.first_times is not None else "rollout"
-            raise fault("rolling", f"does not go with {key}; leave one of them out")
+        for key in ("first_times", "rollout", "whole"):
+            if self.rolling and getattr(self, key):
+                raise fault("rolling", f"does not go with {key}; leave one of them out")
         return self
 
 

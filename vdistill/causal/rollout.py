@@ -26,7 +26,8 @@ from .student import Remembering
 class Plan:
     """How a causal student makes a block. times: its steps, descending in (0, 1]; first: those of the first block, if
     others (Causal Forcing++); level: noise that blocks are remembered at, 0 for clean; unit: latents to a position;
-    sampler: moves between the steps.
+    sampler: moves between the steps; whole: in training a block takes all its steps and learns at the last one, and does
+    not stop at a random one.
     """
 
     layout: Layout
@@ -35,6 +36,7 @@ class Plan:
     level: float = 0.0
     unit: int = 1
     sampler: Sampler = field(default_factory=Renoise)
+    whole: bool = False
 
     def __post_init__(self) -> None:
         checked(self.times)
@@ -101,14 +103,14 @@ def roll(
 ) -> Tensor:
     """Blocks at `spans`, one after the other, out of noise [B, C, T, ...] that covers them all.
 
-    Every block stops at the same random step, which all processes share (draw "exit/steps"); its estimate there is the
-    block, with a graph if it ends behind position `graph_from`. All are remembered, the last only with `keep_last`.
+    Every block stops at the same random step, which all processes share (draw "exit/steps"), or at its last if the plan
+    says "whole"; its estimate there is the block, with a graph if it ends behind position `graph_from`. All are remembered, the last only with `keep_last`.
     """
     made, first = [], spans[0][0]
     for start, count in spans:
         own = noise.narrow(2, (start - first) * plan.unit, count * plan.unit)
         here, place, times = part(cond, plan, start, count), block_rng(rng, start), plan.steps(start)
-        stop = shared(rng).integer(f"exit/{len(times)}", len(times))
+        stop = len(times) - 1 if plan.whole else shared(rng).integer(f"exit/{len(times)}", len(times))
         view = View(cache, range(start, start + count))
         graph = start + count > graph_from
         _, _, x0 = walked(Remembering(student, view), own, here, times, place, exit_step=stop, grad_last=graph)
