@@ -42,9 +42,7 @@ def test_without_a_memory_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_keys_at_wrong_places_it_does_not(monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
     right: Callable[..., tuple[Tensor, Tensor]] = attend.places
 
-    def wrong(
-        rule: Places, sink: Sequence[int], local: Sequence[int], own: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    def wrong(rule: Places, sink: Sequence[int], local: Sequence[int], own: Sequence[int]) -> tuple[Tensor, Tensor]:
         queries, keys = right(rule, sink, local, own)
         past = len(keys) - len(own)
         return queries, torch.cat([keys[:past] - offset, keys[past:]])

@@ -26,8 +26,8 @@ from .student import Remembering
 class Plan:
     """How a causal student makes a block. times: its steps, descending in (0, 1]; first: those of the first block, if
     others (Causal Forcing++); level: noise that blocks are remembered at, 0 for clean; unit: latents to a position;
-    sampler: moves between the steps; whole: in training a block takes all its steps and learns at the last one, and does
-    not stop at a random one.
+    sampler: moves between the steps; whole: in training a block takes all its steps and learns at the last one, where
+    it stops at a random one otherwise.
     """
 
     layout: Layout
@@ -103,8 +103,9 @@ def roll(
 ) -> Tensor:
     """Blocks at `spans`, one after the other, out of noise [B, C, T, ...] that covers them all.
 
-    Every block stops at the same random step, which all processes share (draw "exit/steps"), or at its last if the plan
-    says "whole"; its estimate there is the block, with a graph if it ends behind position `graph_from`. All are remembered, the last only with `keep_last`.
+    Every block stops at the same random step, which all processes share (draw "exit/steps"), or at its last where the
+    plan says "whole"; its estimate there is the block, with a graph if it ends behind position `graph_from`. All are
+    remembered, the last only with `keep_last`.
     """
     made, first = [], spans[0][0]
     for start, count in spans:
