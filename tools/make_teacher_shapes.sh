@@ -15,5 +15,5 @@ python=${PYTHON:-.venv/bin/python}
 rm -rf "$out"
 "$vdistill" export "$run" "$out" --to diffusers --dtype float16
 "$vdistill" eval "$out" --clips 256 --steps 50 --guidance 2 --json "$run/eval.json"
-"$python" tools/teacher_card.py "$run" "$out"
+"$python" tools/model_card.py "$run" "$out"
 echo "to ship it: rm -rf vdistill/assets/teacher_shapes && cp -r $out vdistill/assets/teacher_shapes"

@@ -1,9 +1,10 @@
 """Put the numbers of a demo run into the README, and keep the run's summary as their source.
 
-    python tools/readme_numbers.py runs/demo/summary.json     copy it to docs/demo_summary.json, rewrite the block
-    python tools/readme_numbers.py --check                    exit 1 when the block is not what that file says
+    python tools/readme_numbers.py runs/demo/summary.json     copy it to docs/demo_summary.json, rewrite its block
+    python tools/readme_numbers.py runs/demo_stream/summary.json     likewise docs/demo_stream_summary.json
+    python tools/readme_numbers.py --check                    exit 1 when a block is not what its file says
 
-The block stands between the comments `<!-- numbers:begin -->` and `<!-- numbers:end -->`.
+The blocks stand between the comments `<!-- numbers:begin -->` and `<!-- numbers:end -->`, or `stream-numbers`.
 """
 
 from __future__ import annotations
@@ -12,57 +13,98 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = ROOT / "docs" / "demo_summary.json"
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- numbers:begin -->\n).*?(<!-- numbers:end -->)", re.DOTALL)
-KEYS = (
-    "teacher_accuracy",
-    "student_accuracy",
-    "teacher_same_cost_accuracy",
-    "diversity_ratio",
-    "speedup",
-    "teacher_passes",
-    "student_passes",
-    "wall_s",
-    "peak_rss_gib",
-)
 
 
 def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def block(summary: Mapping[str, Any]) -> str:
-    """The README's table. SystemExit naming the keys a summary lacks."""
-    if missing := [key for key in KEYS if key not in summary]:
-        sys.exit(f"the summary lacks {', '.join(missing)}")
-    s = summary
-    same = f"{s['student_passes']} passes"
+def clip(s: Mapping[str, Any]) -> list[str]:
+    """What `vdistill demo` found."""
     gap = s["teacher_accuracy"] - s["teacher_same_cost_accuracy"]
     closed = (s["student_accuracy"] - s["teacher_same_cost_accuracy"]) / gap if gap > 0 else 1.0
-    lines = [
+    return [
         "| | network passes | every attribute right |",
         "|---|---|---|",
         f"| teacher, full cost | {s['teacher_passes']} | {share(s['teacher_accuracy'])} |",
         f"| teacher, at the student's cost | {s['student_passes']} | {share(s['teacher_same_cost_accuracy'])} |",
-        f"| **student**, {same}, no guidance | {s['student_passes']} | **{share(s['student_accuracy'])}** |",
+        f"| **student**, {s['student_passes']} passes, no guidance | {s['student_passes']} "
+        f"| **{share(s['student_accuracy'])}** |",
         "",
         f"The student closes {share(closed)} of that gap, makes a clip {s['speedup']:.1f} times faster, and keeps "
-        f"{share(s['diversity_ratio'])} of the teacher's diversity. The whole demo took {s['wall_s'] / 60:.1f} minutes "
-        f"and {s['peak_rss_gib']:.1f} GiB" + (f" ({s['machine']})" if isinstance(s.get("machine"), str) else "") + ".",
+        f"{share(s['diversity_ratio'])} of the teacher's diversity. The whole demo took {spent(s)}.",
     ]
-    return "\n".join(lines) + "\n"
 
 
-def filled(readme: str, text: str) -> str:
-    """The README with the block replaced. SystemExit when it has no block."""
-    new, count = BLOCK.subn(lambda m: m.group(1) + text + m.group(2), readme)
-    return new if count == 1 else sys.exit(f"README.md has {count} number blocks, not one")
+def stream(s: Mapping[str, Any]) -> list[str]:
+    """What `vdistill demo stream` found."""
+    return [
+        f"| every attribute right | first 5 s | last 5 s of {s['seconds']:.0f} s |",
+        "|---|---|---|",
+        f"| teacher, clips of 2 s, 100 passes | {share(s['teacher_accuracy'])} | |",
+        f"| causal student as shipped | {share(s['init_only_accuracy_first_5s'])} "
+        f"| {share(s['init_only_accuracy_last_5s'])} |",
+        f"| **the same after Self-Forcing here** | **{share(s['accuracy_first_5s'])}** "
+        f"| **{share(s['accuracy_last_5s'])}** |",
+        "",
+        f"First frame after {s['first_frame_ms']:.0f} ms, then {s['fps']:.0f} frames a second (it plays at "
+        f"{s['native_fps']:.0f}); a block costs {s['cached_speedup']:.1f} times less than computing its past again. "
+        f"{s['clips']} held-out captions; the whole demo took {spent(s)}.",
+    ]
+
+
+def spent(s: Mapping[str, Any]) -> str:
+    """Time and memory, and of which machine where the summary knows."""
+    where = f" ({s['machine']})" if isinstance(s.get("machine"), str) else ""
+    return f"{s['wall_s'] / 60:.1f} minutes and {s['peak_rss_gib']:.1f} GiB{where}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines of the README between comments that name it, from a summary that is kept in the repository. mark: a key
+    that only its summaries have."""
+
+    name: str
+    kept: Path
+    mark: str
+    lines: Callable[[Mapping[str, Any]], list[str]]
+
+    def text(self, summary: Mapping[str, Any]) -> str:
+        """SystemExit naming the first key a summary lacks."""
+        try:
+            return "\n".join(self.lines(summary)) + "\n"
+        except KeyError as error:
+            sys.exit(f"the summary lacks {error.args[0]}")
+
+    def filled(self, readme: str, summary: Mapping[str, Any]) -> str:
+        """The README with the block replaced. SystemExit when it has no block."""
+        between = re.compile(rf"(<!-- {self.name}:begin -->\n).*?(<!-- {self.name}:end -->)", re.DOTALL)
+        text = self.text(summary)
+        new, count = between.subn(lambda m: m.group(1) + text + m.group(2), readme)
+        return new if count == 1 else sys.exit(f"README.md has {count} blocks {self.name}, not one")
+
+
+BLOCKS = (
+    Block("numbers", ROOT / "docs" / "demo_summary.json", "student_accuracy", clip),
+    Block("stream-numbers", ROOT / "docs" / "demo_stream_summary.json", "first_frame_ms", stream),
+)
+
+
+def keep(path: Path) -> None:
+    """Copy a summary to where its block takes it from. SystemExit for one of neither demo."""
+    summary = json.loads(path.read_text())
+    block = next((b for b in BLOCKS if b.mark in summary), None)
+    if block is None:
+        sys.exit(f"{path} is no summary of a demo: it lacks {' and '.join(b.mark for b in BLOCKS)}")
+    block.text(summary)
+    block.kept.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
 def main() -> int:
@@ -71,13 +113,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare")
     args = parser.parse_args()
     if args.summary:
-        summary = json.loads(args.summary.read_text())
-        block(summary)
-        KEPT.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    if not KEPT.is_file():
-        sys.exit(f"no {KEPT.relative_to(ROOT)}; name the summary.json of a demo run")
-    readme = README.read_text()
-    new = filled(readme, block(json.loads(KEPT.read_text())))
+        keep(args.summary)
+    readme = new = README.read_text()
+    for block in BLOCKS:
+        if not block.kept.is_file():
+            sys.exit(f"no {block.kept.relative_to(ROOT)}; name the summary.json of a demo run")
+        new = block.filled(new, json.loads(block.kept.read_text()))
     if args.check:
         return int(new != readme)
     README.write_text(new)
