@@ -139,6 +139,11 @@ class View:
         """See `core.attention.Placed`."""
         return self.own if self.cache.layout.places == "absolute" else None
 
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """See `core.attention.Told`."""
+        return self.cache.told
+
     def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, Rope | None]:
         past = rope.at(self.past.to(device), rows) if self.slots else None
         return rope.at(self.own.to(device), rows), past

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class Cache:
     ids: list[int] = field(default_factory=list)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    told: dict[str, Any] | None = None
+    """See `core.attention.Told`: kept by streams, whose weights stay."""
     lent: bool = False
     """Whether a pass with a graph may read these tensors again when it is computed twice."""
 

@@ -51,9 +51,12 @@ class Stream:
     """(the prompt before, blocks that are blended, blocks of them made)"""
 
     def __post_init__(self) -> None:
-        self.cache = Cache(self.plan.layout, self.store)
+        self.cache = self._empty()
 
     # -- making blocks ----------------------------------------------------------------------------------------------
+
+    def _empty(self) -> Cache:
+        return Cache(self.plan.layout, self.store, told={})
 
     @property
     def next_count(self) -> int:
@@ -158,12 +161,12 @@ class Stream:
             return
         self.cond, self.fading = cond, None
         if how == "cut":
-            self.cache, self.recent, self.begun = Cache(self.plan.layout, self.store), {}, self.number
+            self.cache, self.recent, self.begun = self._empty(), {}, self.number
         elif how == "recache":
             self._recache()
 
     def _recache(self) -> None:
-        self.cache = Cache(self.plan.layout, self.store)
+        self.cache = self._empty()
         for start, block in sorted(self.recent.items()):
             view = View(self.cache, self._numbers(start, block))
             remember(self.student, block, self.cond, view, self.plan, block_rng(self._rng(start), start))
@@ -197,7 +200,7 @@ class Stream:
                 raise UserError(f"is of latents {tuple(value.shape)}, this stream makes {self.shape}", "snapshot")
         self.number, self.begun, *seeds = (int(n) for n in state["numbers"])
         self.seeds = tuple(seeds)
-        self.cache = Cache(self.plan.layout, self.store)
+        self.cache = self._empty()
         self.cache.restore(_under("cache/", state))
         self.recent = {int(k): v.to(self.device) for k, v in _under("recent/", state).items()}
         self.cond = _unpacked("cond", state, self.device)

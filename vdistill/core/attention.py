@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -50,6 +50,17 @@ class Placed(Protocol):
 
     @property
     def numbers(self) -> Tensor | None: ...
+
+
+@runtime_checkable
+class Told(Protocol):
+    """An `Attend` with a place for what layers compute of the conditions alone, good for the weights of now.
+
+    told: emptied and filled by the network; None where nothing is to be kept.
+    """
+
+    @property
+    def told(self) -> dict[str, Any] | None: ...
 
 
 def full(

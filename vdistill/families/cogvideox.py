@@ -23,6 +23,7 @@ from .rope import AxialRope, frequencies
 from .seams import normed, split_heads
 from .stock import Parts, StockFamily
 from .stock_net import Processor, StockNet
+from .told import Read
 
 LENGTH = 226  # tokens that T5 reads
 THETA = 10000.0  # of the rotary positions
@@ -149,11 +150,11 @@ class CogNet(StockNet):
             yield told.flatten()
 
     @contextmanager
-    def attending(self, attend: Attend) -> Iterator[None]:
+    def attending(self, attend: Attend, read: Read | None = None) -> Iterator[None]:
         """Positions that are not rotary are added to the clip before the first block, wherever `attend` has it."""
         embed, config = self.model.patch_embed, self.model.config
         added = config.use_learned_positional_embeddings or not config.use_rotary_positional_embeddings
-        with super().attending(attend):
+        with super().attending(attend, read):
             if not added or not isinstance(attend, Placed):
                 yield
                 return

@@ -137,6 +137,9 @@ class LtxNet(StockNet):
     def attentions(self) -> Sequence[Any]:
         return [block.attn1 for block in self.model.transformer_blocks]
 
+    def readers(self) -> Sequence[Any]:
+        return [block.attn2 for block in self.model.transformer_blocks]
+
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
         rope = self.model.rope
         count, each = rope.dim // 6, self.ratios[0] / self.frame_rate * rope.patch_size_t / rope.base_num_frames

@@ -18,6 +18,7 @@ from ..core.cond import Cond
 from ..core.errors import UserError
 from .clock import Clock
 from .guidance_input import GuidanceEmbedding
+from .told import Once, Read, kept_of
 
 Processor = Any
 """What diffusers calls for one attention layer."""
@@ -101,7 +102,7 @@ class StockNet(nn.Module):
             raise UserError(
                 "a clip that starts from an image is made at once", "causal", "take a folder that starts from text"
             )
-        with self.attending(attend):
+        with self.attending(attend, kept_of(attend, cond)):
             return self.predict(x, self.clock.told(t), cond)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
@@ -138,16 +139,27 @@ class StockNet(nn.Module):
         """A processor that lets `attend` answer for layer `layer`, in place of the `stock` one."""
         raise TypeError(f"{type(self).__name__} has no attention seam")
 
+    def readers(self) -> Sequence[Any]:
+        """The attention modules that read the text apart from the sequence; none in a joint model."""
+        return ()
+
     @contextmanager
-    def attending(self, attend: Attend) -> Iterator[None]:
-        """Inside, `attend` answers for every layer; `full` leaves the network's own kernels in place."""
+    def attending(self, attend: Attend, read: Read | None = None) -> Iterator[None]:
+        """Inside, `attend` answers for every layer; `full` leaves the network's own kernels in place.
+
+        read: keys and values of the text, computed before or to be kept there.
+        """
         if attend is full:
             yield
             return
-        layers = self.attentions()
+        own, readers = self.attentions(), self.readers()
+        layers = [*own, *readers]
         stock = [layer.processor for layer in layers]
-        for i, layer in enumerate(layers):
-            layer.processor = self.seam(i, attend, stock[i])
+        for i, layer in enumerate(own):
+            layer.processor = self.seam(i, attend, layer.processor)
+        if read is not None:
+            for i, layer in enumerate(readers):
+                layer.processor = Once(i, layer.processor, read)
         try:
             yield
         finally:

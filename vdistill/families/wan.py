@@ -123,6 +123,9 @@ class WanNet(StockNet):
     def attentions(self) -> Sequence[Any]:
         return [block.attn1 for network in self.parts.values() for block in network.blocks]  # type: ignore[union-attr]
 
+    def readers(self) -> Sequence[Any]:
+        return [block.attn2 for block in self.model.blocks]
+
     def seam(self, layer: int, attend: Attend, stock: Processor) -> Processor:
         return _Seam(layer % len(self.model.blocks), attend, frequencies(self.model.rope.t_dim, THETA))
 
