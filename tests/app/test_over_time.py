@@ -28,6 +28,7 @@ def test_true_clips_hold_out(truth: tuple[torch.Tensor, list[str]]) -> None:
     rows = measured(*truth)
     assert [row["second"] for row in rows] == [0, 2, 4, 6, 8, 10]
     assert min(row["accuracy"] for row in rows) >= 11 / 12
+    assert min(row["motion"] for row in rows) >= 11 / 12 and 0 < rows[0]["motion_energy"] < 0.5
     found = summary(rows)
     assert found["accuracy_first_5s"] == 1 and found["kept"] >= 0.95
 

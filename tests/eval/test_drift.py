@@ -16,7 +16,7 @@ def test_a_still_clip_does_not_drift() -> None:
     for name, values in found.items():
         assert values.shape == (1, 3)
         assert torch.equal(values, values[:, :1].expand(-1, 3)), name
-    assert found["motion"].max() == 0
+    assert found["motion_energy"].max() == 0
     assert torch.allclose(found["identity"], torch.ones(1, 3))
 
 

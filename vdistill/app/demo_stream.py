@@ -42,7 +42,7 @@ PROMPTS = ("a red circle moves left", "a cyan square moves up")
 SHOWN, SIZE = 4, 32
 STILLS = 12  # frames of the stream on the page
 AGAIN = 20  # number of the block whose cost is compared with that of computing the whole past again
-DRIFT = ("sharpness", "motion", "contrast", "identity")
+DRIFT = ("sharpness", "motion_energy", "contrast", "identity")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -225,7 +225,7 @@ def page(results: Results, shown: Shown, out: Path, config: Config, found: dict[
         samplers=samplers,
         captions=list(results.captions[:SHOWN]),
         accuracy={s.name: [(r["second"] + 1, r["accuracy"]) for r in s.rows] for s in (student, init)},
-        drift={k: [(r["second"] + 1, r[k] / first[k]) for r in student.rows] for k in DRIFT if first[k]},
+        drift={k.replace("_", " "): [(r["second"] + 1, r[k] / first[k]) for r in student.rows] for k in DRIFT if first[k]},
         latency=[(r["second"], 1000 * r["seconds"]) for r in shown.rows],
         memory={"process": process, "remembered": [(r["second"], r["remembered"] / 2**20) for r in shown.rows]},
         facts={

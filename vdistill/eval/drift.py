@@ -27,8 +27,8 @@ def windows(x: Tensor, length: int) -> Tensor:
 
 def drift(x: Tensor, length: int) -> Mapping[str, Tensor]:
     """brightness: mean; contrast: standard deviation; sharpness: mean size of neighbouring pixels' difference;
-    motion: mean squared change between frames; flicker: see temporal.py; identity: cosine of each window's histogram of
-    colours with that of the first, 1 for a clip that keeps them."""
+    motion_energy: mean squared change between frames; flicker: see temporal.py; identity: cosine of each window's
+    histogram of colours with that of the first, 1 for a clip that keeps them."""
     parts = windows(x, length)
     b, count = parts.shape[:2]
     flat = parts.flatten(0, 1).float()
@@ -42,7 +42,7 @@ def drift(x: Tensor, length: int) -> Mapping[str, Tensor]:
         "brightness": each(flat.flatten(1).mean(1)),
         "contrast": each(flat.flatten(1).std(1)),
         "sharpness": each(edges),
-        "motion": each(motion_energy(flat)),
+        "motion_energy": each(motion_energy(flat)),
         "flicker": each(flicker(flat)),
         "identity": cosine_similarity(colours, colours[:, :1], dim=-1),
     }
