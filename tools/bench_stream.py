@@ -38,8 +38,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdistill.app.demo import machine
 from vdistill.app.demo_stream import resident
+from vdistill.app.demos import machine
 from vdistill.causal.attend import Masked, View
 from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Layout

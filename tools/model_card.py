@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdistill.app import config as configs
-from vdistill.app.demo import machine
+from vdistill.app.demos import machine
 
 HEAD = "## Data, cost and measured quality"
 SHOWN = ("accuracy", "colour", "shape", "motion", "seen", "frechet", "flicker", "diversity/distinct")

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import __version__
-from ..core.engine import Engine, Report
 from ..core.errors import UserError
-from . import config as configs
+from .demos import TEACHER, distil, facts, interrupted, machine, recipe
 from .evaluate import OPEN_CLIPS, Exam, exam, examine
 from .generate import Plan, Sampled
 from .lock import as_folder
@@ -26,10 +20,8 @@ from .models import finite, open_model
 from .report import Report as Page
 from .report import Sampler, write_report
 from .schema import Config
-from .train import CONFIG, SIGNALS, peak_gib, say, train
+from .train import CONFIG, peak_gib, say
 
-RECIPE = "assets/demo.yaml"
-TEACHER = Plan(steps=50, guidance=2.0)
 SAME_COST = {  # name -> (plan, whether at the student's times and with its sampler)
     "2 steps with guidance": (Plan(steps=2, guidance=2.0), False),
     "4 steps without guidance": (Plan(steps=4), False),
@@ -50,10 +42,9 @@ def run(args: argparse.Namespace) -> int:
     begun, out = time.perf_counter(), Path(args.out or "runs/demo")
     as_folder(out)
     finite(args.minutes, 0.001, "--minutes")
-    config = configs.load(Path(str(files("vdistill") / RECIPE)), [f"seed={args.seed}"])
+    config = recipe("demo.yaml", args.seed)
     engine = distil(config, out / "run", args.minutes)
-    if engine.stopped_by in SIGNALS:
-        say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
+    if interrupted(engine):
         return 130
     say("measuring the student and the teacher")
     rows = measure(out / "run", exam(CLIPS))
@@ -63,17 +54,6 @@ def run(args: argparse.Namespace) -> int:
     write_report(out / "report.html", page(rows, out, config, summary))
     print(json.dumps(summary) if args.json else out / "report.html")
     return 0
-
-
-def distil(config: Config, out: Path, minutes: float | None) -> Engine:
-    """Train the student; `minutes` ends it early."""
-    deadline = time.perf_counter() + 60 * minutes if minutes else float("inf")
-
-    def watch(engine: Engine, report: Report) -> None:
-        if time.perf_counter() > deadline:
-            engine.stop("minutes")
-
-    return train(config, out, watch=watch)
 
 
 Row = tuple[str, dict[str, float], Sampled]
@@ -124,18 +104,13 @@ def page(rows: list[Row], out: Path, config: Config, summary: Mapping[str, Any])
                 {k: v for k, v in found.items() if k in ("diversity/distinct", "flicker", "frechet")})
         for name, found, made in rows
     ]  # fmt: skip
-    facts = {
-        "machine": str(summary["machine"]), "vdistill": __version__, "torch": torch.__version__,
-        "python": platform.python_version(), "method": config.method.name, "seed": str(config.seed),
-        "held-out captions": str(CLIPS), "wall": f"{summary['wall_s']:.0f} s",
-        "peak memory": f"{summary['peak_rss_gib']:.1f} GiB", "command": " ".join(["vdistill", *sys.argv[1:]]),
-    }  # fmt: skip
     again = f"vdistill train {out / 'run' / CONFIG} --out {out / 'run'} train.steps={2 * config.train.steps}"
     return Page(
         "A four-step student, distilled on this machine",
         f"{summary['speedup']:.0f} times faster than its teacher: {summary['student_passes']} network passes instead "
         f"of {summary['teacher_passes']}, no guidance.",
-        samplers, [captions[i] for i in shown], curves(out / "run" / "metrics.jsonl"), facts, again, dict(summary),
+        samplers, [captions[i] for i in shown], curves(out / "run" / "metrics.jsonl"),
+        facts(config, summary, CLIPS), again, dict(summary),
     )  # fmt: skip
 
 
@@ -148,14 +123,3 @@ def curves(metrics: Path) -> dict[str, list[tuple[int, float]]]:
             if key.endswith(("/loss", "/gap")):
                 found.setdefault(key, []).append((int(row["step"]), float(value)))
     return found
-
-
-def machine() -> str:
-    """Processor, cores and system, for the record."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), model)
-    except OSError:
-        pass
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

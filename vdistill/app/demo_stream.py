@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..causal.attend import Masked
 from ..causal.masks import block_causal
 from ..core.errors import UserError
 from ..data.writer import video_writer
 from ..worlds.endless import WINDOW, accuracy_at
-from . import config as configs
-from .demo import TEACHER, distil, machine
+from .demos import TEACHER, distil, facts, interrupted, machine, recipe
 from .evaluate import exam
 from .generate import generate
 from .lock import as_folder
@@ -35,9 +30,8 @@ from .schema import Config
 from .stream import Cue, played, stream
 from .stream_report import StreamReport, Way, write_stream_report
 from .streaming import causal_of, stream_of
-from .train import CONFIG, SIGNALS, peak_gib, say
+from .train import CONFIG, peak_gib, say
 
-RECIPE = "assets/demo_stream.yaml"
 PROMPTS = ("a red circle moves left", "a cyan square moves up")
 SHOWN, SIZE = 4, 32
 STILLS = 12  # frames of the stream on the page
@@ -55,10 +49,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"must be {2 * ENDS:g} or more, found {seconds:g}", "--seconds")
     clips = 48 if args.clips is None else args.clips
     whole_number(clips, SHOWN, "--clips")
-    config = configs.load(Path(str(files("vdistill") / RECIPE)), [f"seed={args.seed}"])
+    config = recipe("demo_stream.yaml", args.seed)
     engine = distil(config, out / "run", args.minutes)
-    if engine.stopped_by in SIGNALS:
-        say(f"{engine.stopped_by}: step {engine.step} of {engine.steps} is saved; the same command goes on from there")
+    if interrupted(engine):
         return 130
     say(f"streaming {seconds:g} s with another prompt from second {seconds / 2:g} on")
     shown = show(out / "run", out / "stream.mp4", seconds, args.seed)
@@ -225,16 +218,12 @@ def page(results: Results, shown: Shown, out: Path, config: Config, found: dict[
         samplers=samplers,
         captions=list(results.captions[:SHOWN]),
         accuracy={s.name: [(r["second"] + 1, r["accuracy"]) for r in s.rows] for s in (student, init)},
-        drift={k.replace("_", " "): [(r["second"] + 1, r[k] / first[k]) for r in student.rows] for k in DRIFT if first[k]},
+        drift={
+            k.replace("_", " "): [(r["second"] + 1, r[k] / first[k]) for r in student.rows] for k in DRIFT if first[k]
+        },
         latency=[(r["second"], 1000 * r["seconds"]) for r in shown.rows],
         memory={"process": process, "remembered": [(r["second"], r["remembered"] / 2**20) for r in shown.rows]},
-        facts={
-            "machine": str(found["machine"]), "vdistill": __version__, "torch": torch.__version__,
-            "python": platform.python_version(), "method": f"{config.method.name}, {found['steps']} steps",
-            "seed": str(config.seed), "captions, held out": str(len(results.captions)),
-            "wall": f"{found['wall_s']:.0f} s",
-            "peak memory": f"{found['peak_rss_gib']:.1f} GiB", "command": " ".join(["vdistill", *sys.argv[1:]]),
-        },
+        facts=facts(config, found, len(results.captions)),
         command_to_continue=f"vdistill train {out / 'run' / CONFIG} --out {out / 'run'} "
         f"train.steps={2 * config.train.steps}",
         summary=found,
