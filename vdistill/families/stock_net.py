@@ -33,6 +33,14 @@ def dtype_of(model: Any) -> torch.dtype:
     return model.dtype  # type: ignore[no-any-return]
 
 
+class Enough(Exception):
+    """Raised before a block that nobody needs: the forward pass ends there."""
+
+
+def stop(module: nn.Module, args: Any) -> None:
+    raise Enough
+
+
 class StockNet(nn.Module):
     """x [B, C, T, H, W], t [B] or [B, T] -> prediction, shaped as x. parts: attribute of the pipeline -> its module.
 
@@ -103,7 +111,10 @@ class StockNet(nn.Module):
                 "a clip that starts from an image is made at once", "causal", "take a folder that starts from text"
             )
         with self.attending(attend, kept_of(attend, cond)):
-            return self.predict(x, self.clock.told(t), cond)
+            try:
+                return self.predict(x, self.clock.told(t), cond)
+            except Enough:
+                return x  # `taps` has what it came for, and nobody reads this
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         """Call the stock network. timestep: [B] or [B, T], float32, as it was trained with."""
@@ -167,9 +178,9 @@ class StockNet(nn.Module):
                 layer.processor = processor
 
     def taps(self, x: Tensor, t: Tensor, cond: Cond, layers: Sequence[int]) -> list[Tensor]:
-        """Features [B, N, C] after the given blocks."""
+        """Features [B, N, C] after the given blocks. Blocks behind the last of them do not run."""
         blocks, found = self.blocks(), {}
-        if not all(0 <= layer < len(blocks) for layer in layers):
+        if not layers or not all(0 <= layer < len(blocks) for layer in layers):
             raise UserError(f"layers {list(layers)} asked for, the network has 0..{len(blocks) - 1}", "taps")
 
         def keep(layer: int) -> Any:
@@ -179,6 +190,7 @@ class StockNet(nn.Module):
             return hook
 
         hooks = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
+        hooks += [block.register_forward_pre_hook(stop) for block in blocks[max(layers) + 1 :][:1]]
         try:
             self(x, t, cond)
         finally:
