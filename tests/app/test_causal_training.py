@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DMD2 = {"name": "dmd2", "critic_per_student": 2, "steps": 2}
 ROLLED: dict[str, Any] = {**DMD2, "inputs": "rollout"}
 STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "forcing": ({"name": "forcing", "context_noise": 0.2}, {}),
+    "forcing": ({"name": "forcing", "context_noise": 0.2, "own": 0.5}, {}),
     "ode_init": ({"name": "ode_init", "teacher_steps": 4, "steps": 2}, {}),
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
@@ -181,6 +181,7 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("consistency", {"method": {"name": "causal_consistency", "teacher_steps": 2, "skip": 3}}, "method.skip"),
         ("consistency", {"causal": {"teacher": "causal"}}, "causal.teacher"),
         ("causal_teacher", {"method": {**ROLLED, "gan_weight": 0.1}}, "method.gan_weight"),
+        ("forcing", {"method": {"name": "forcing", "kind": "diffusion", "own": 0.5}}, "method.own"),
         ("guidance", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 2}}, "method.scale_low"),
         ("guidance", {"method": {**STAGES["guidance"][0], "inputs": "bank"}}, "method.inputs"),
     ],

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from toys import tiny_family
 
+from vdistill.causal.attend import View
+from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Layout
 from vdistill.causal.rollout import Plan
+from vdistill.causal.student import Remembering
 from vdistill.core.attention import Attend, full
 from vdistill.core.cond import Cond
 from vdistill.core.denoiser import Denoiser
@@ -72,3 +75,26 @@ def apart(a: list[Tensor], b: list[Tensor]) -> float:
     """Largest difference of two lists of gradients, in units of the largest of the first."""
     top = max(float(g.abs().max()) for g in a)
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True)) / top
+
+
+def other(scale: float = 1.05) -> TinyFamily:
+    """A student of the same shape with other weights."""
+    made = family()
+    with torch.no_grad():
+        for p in made.net.parameters():
+            p.mul_(scale)
+    return made
+
+
+def by_memory(net: Denoiser, layout: Layout, clean: Tensor, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
+    """What `net` says of noisy blocks at times [B] or [B, T], one after the other, each with the clean ones before it
+    remembered."""
+    cache, said, zero = Cache(layout), [], torch.zeros(len(x), dtype=torch.float64)
+    for start, count in layout.spans(x.shape[2]):
+        part = slice(start, start + count)
+        view = View(cache, range(start, start + count))
+        said.append(Remembering(net, view).x0(x[:, :, part], t if t.ndim == 1 else t[:, part], batch.cond))
+        view.keep = True
+        Remembering(net, view).x0(clean[:, :, part], zero, batch.cond)
+        view.commit()
+    return torch.cat(said, 2)

@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from causal.student_bed import TIMES, clips, family, gradients
-from torch import Tensor
+from causal.student_bed import TIMES, by_memory, clips, family, gradients, other
 
-from vdistill.causal.attend import View
-from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Layout
-from vdistill.causal.student import AfterClean, Past, Remembering
-from vdistill.core.denoiser import Denoiser
+from vdistill.causal.student import AfterClean, Past
 from vdistill.core.guidance import cfg
 from vdistill.core.guided import Guided
 from vdistill.core.inputs import Noised, Simulated
 from vdistill.core.losses.matching import matching
 from vdistill.core.losses.regression import weighted_x0
 from vdistill.core.rng import Rng
-from vdistill.core.step import Batch
 from vdistill.core.times import Grid
-from vdistill.families.tiny import TinyFamily
 from vdistill.methods.dmd2 import Dmd2, Dmd2Config
 from vdistill.methods.guidance import GuidanceConfig, GuidanceDistillation
 
 LAYOUT = Layout(2, window=4)
-
-
-def other(scale: float = 1.05) -> TinyFamily:
-    made = family()
-    with torch.no_grad():
-        for p in made.net.parameters():
-            p.mul_(scale)
-    return made
-
-
-def by_memory(net: Denoiser, clean: Tensor, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
-    """What `net` says of noisy blocks, one after the other, each with the clean ones before it remembered."""
-    cache, said, zero = Cache(LAYOUT), [], torch.zeros(len(x), dtype=torch.float64)
-    for start, count in LAYOUT.spans(x.shape[2]):
-        part = slice(start, start + count)
-        view = View(cache, range(start, start + count))
-        said.append(Remembering(net, view).x0(x[:, :, part], t, batch.cond))
-        view.keep = True
-        Remembering(net, view).x0(clean[:, :, part], zero, batch.cond)
-        view.commit()
-    return torch.cat(said, 2)
 
 
 def test_guidance_is_learned_from_what_the_teacher_says_of_every_block_with_its_memory() -> None:
@@ -57,8 +30,8 @@ def test_guidance_is_learned_from_what_the_teacher_says_of_every_block_with_its_
     t = Grid(TIMES)(rng, len(b), b.x, "input/t")
     xt = f.schedule.noise(b.x, rng.normal("input/eps", b.x.shape, like=b.x), t)
     with torch.no_grad():
-        goal = by_memory(Guided(teacher.net, cfg(scale)), b.x, xt, t, b)
-        guess = by_memory(f.net, b.x, xt, t, b)
+        goal = by_memory(Guided(teacher.net, cfg(scale)), LAYOUT, b.x, xt, t, b)
+        guess = by_memory(f.net, LAYOUT, b.x, xt, t, b)
     right = weighted_x0(guess, goal, t, f.schedule, "flow", 0.05).mean()
     torch.testing.assert_close(said.detach(), right, rtol=1e-6, atol=0)
 
@@ -83,7 +56,7 @@ def test_a_causal_teacher_and_critic_judge_every_block_after_the_sample_s_own_pa
     t = method.times(rng, len(x), x)
     xt = f.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
     with torch.no_grad():
-        fake, real = (by_memory(net, x, xt, t, b) for net in (critic.net, teacher.net))
+        fake, real = (by_memory(net, LAYOUT, x, xt, t, b) for net in (critic.net, teacher.net))
     if learner == "critic":
         torch.testing.assert_close(said.detach(), weighted_x0(fake, x, t, f.schedule, "flow", 0.05).mean())
         assert any(g.any() for g in gradients(critic.net, said))

@@ -67,7 +67,17 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
     layout, student, module = causal.layout(unit), roles.denoisers["student"], roles.modules["student"]
     if isinstance(m, MethodForcing):
         forcing = ForcingConfig(
-            m.kind, m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, family.guided_by, m.context_noise, unit
+            m.kind,
+            m.time_mean,
+            m.time_std,
+            m.floor,
+            m.drop_text,
+            m.weight,
+            family.guided_by,
+            m.context_noise,
+            unit,
+            m.own,
+            m.own_times,
         )
         return Forcing(forcing, layout, student, module), None
     assert isinstance(m, MethodOdeInit | MethodCausalConsistency)

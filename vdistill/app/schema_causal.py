@@ -9,7 +9,7 @@ from pydantic import model_validator
 from ..causal.layout import Layout
 from ..core.errors import UserError
 from .schema_steps import FewSteps
-from .section import Few, LocalPath, Section, Share, fault, note
+from .section import Few, Interval, LocalPath, Section, Share, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
 
@@ -86,11 +86,21 @@ class MethodForcing(Section):
     name: Literal["forcing"] = note("forcing", "this method")
     kind: Literal["teacher", "diffusion"] = note("teacher", "blocks see clean ones before them, or noisy ones")
     context_noise: Share = note(0.0, "clean blocks are noised to a level drawn below this", "t, 1 = noise")
+    own: Share = note(
+        0.0, "steps at which clean blocks are the network's own estimates, so that it learns to mend its past", "share"
+    )
+    own_times: Interval = note((0.5, 0.95), "times those estimates are made at", "t, 1 = noise")
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
     weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
+
+    @model_validator(mode="after")
+    def _a_past_of_its_own_is_clean(self) -> MethodForcing:
+        if self.own and self.kind == "diffusion":
+            raise fault("own", "belongs to kind: teacher, whose blocks see clean ones")
+        return self
 
 
 class MethodOdeInit(FewSteps):

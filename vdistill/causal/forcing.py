@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from ..core.cond import Cond
 from ..core.denoiser import Denoiser
+from ..core.inputs import shared
 from ..core.losses.regression import Weighting, weighted_x0
 from ..core.rng import Rng
 from ..core.sampling import at
@@ -28,7 +31,9 @@ class ForcingConfig:
 
     time_mean, time_std: of the logit-normal t before the schedule's shift; weighting, floor: as of flow training;
     drop: share of samples trained without the condition `name`; context_noise: clean blocks are noised to a level drawn
-    below this, so that a student forgives its own errors; unit: latents to a position.
+    below this, so that a student forgives its own errors; own: share of the steps at which clean blocks are the
+    network's own estimates of them, from noise at times drawn from own_times, so that it mends what it does to the past
+    (error recycling); unit: latents to a position.
     """
 
     kind: Literal["teacher", "diffusion"] = "teacher"
@@ -40,6 +45,8 @@ class ForcingConfig:
     name: str = "text"
     context_noise: float = 0.0
     unit: int = 1
+    own: float = 0.0
+    own_times: tuple[float, float] = (0.5, 0.95)
 
 
 class Forcing:
@@ -61,8 +68,20 @@ class Forcing:
         if cfg.name in cond.null:
             cond = cond.drop_where(cfg.name, rng.uniform("drop", (n,), like=x) < cfg.drop)
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
-        guess = self.seeing(x, rng).x0(xt, t, cond)
+        guess = self.seeing(self.past(x, batch.cond, rng), rng).x0(xt, t, cond)
         return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))
+
+    @torch.no_grad()
+    def past(self, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
+        """Clean blocks as later ones see them: true, or estimated with true ones before them."""
+        cfg = self.cfg
+        if cfg.kind == "diffusion" or float(shared(rng).uniform("own", ())) >= cfg.own:
+            return x
+        blocks = self.layout.blocks(x.shape[2] // cfg.unit)
+        drawn = rng.uniform("own/t", (len(x), blocks[-1] + 1), *cfg.own_times, like=x).to(torch.float64)
+        t = block_times(drawn, blocks, cfg.unit)
+        xt = self.net.schedule.noise(x, rng.normal("own/eps", x.shape, like=x), t)
+        return AfterClean(self.net, self.layout, x, 0.0, cfg.unit).x0(xt, t, cond)
 
     def seeing(self, clean: Tensor, rng: Rng) -> Denoiser:
         """The network, each of whose blocks sees what came before it."""

@@ -1,0 +1,77 @@
+"""Teacher forcing: the loss is what every block says after its past, and the past may be the network's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from causal.student_bed import by_memory, clips, family, gradients, other
+from torch import Tensor
+
+from vdistill.causal.forcing import Forcing, ForcingConfig
+from vdistill.causal.layout import Layout
+from vdistill.causal.student import BlockCausal
+from vdistill.core.inputs import shared
+from vdistill.core.losses.regression import weighted_x0
+from vdistill.core.rng import Rng
+from vdistill.core.schedule import Schedule
+
+LAYOUT = Layout(2, window=4)
+RNG = Rng(3)
+
+
+def noised(path: Schedule, x: Tensor, t: Tensor, name: str) -> Tensor:
+    return path.noise(x, RNG.normal(name, x.shape, like=x), t)
+
+
+def drawn(method: Forcing, x: Tensor) -> Tensor:
+    """[B, T]: a time for each of three blocks of two latents."""
+    return method.times(RNG, 6, x).unflatten(0, (2, 3)).repeat_interleave(2, 1)
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_the_loss_is_that_of_blocks_one_after_the_other_with_their_memory(own: float) -> None:
+    f, b = family(), clips(family())
+    method = Forcing(ForcingConfig(drop=0.0, own=own, own_times=(0.4, 0.9)), LAYOUT, f.net, f.net)
+    said, t = method.loss("student", b, RNG).total, drawn(method, b.x)
+    clean = b.x
+    with torch.no_grad():
+        if own:
+            at = RNG.uniform("own/t", (2, 3), 0.4, 0.9).repeat_interleave(2, 1)
+            clean = by_memory(f.net, LAYOUT, b.x, noised(f.schedule, b.x, at, "own/eps"), at, b)
+            assert (clean - b.x).abs().max() > 0.1
+        guess = by_memory(f.net, LAYOUT, clean, noised(f.schedule, b.x, t, "eps"), t, b)
+    right = weighted_x0(guess, b.x, t, f.schedule, "flow", 0.05).mean()
+    torch.testing.assert_close(said.detach(), right, rtol=1e-6, atol=0)
+    assert any(g.any() for g in gradients(f.net, said))
+
+
+def test_a_past_of_its_own_carries_no_graph_and_comes_as_often_as_said() -> None:
+    f, b = family(), clips(family())
+    method = Forcing(ForcingConfig(own=0.3), LAYOUT, f.net, f.net)
+    made = 0
+    for step in range(60):
+        rng = Rng(3, step=step)
+        expected = float(shared(rng).uniform("own", ())) < 0.3
+        if expected and made:  # one estimate is enough to see
+            made += 1
+            continue
+        past = method.past(b.x, b.cond, rng)
+        assert not past.requires_grad and torch.equal(past, b.x) != expected
+        made += expected
+    assert 8 <= made <= 28
+
+
+def test_diffusion_forcing_has_no_past_of_its_own() -> None:
+    f, b = family(), clips(family())
+    method = Forcing(ForcingConfig("diffusion", drop=0.0, own=1.0), LAYOUT, f.net, f.net)
+    said, t = method.loss("student", b, RNG).total, drawn(method, b.x)
+    with torch.no_grad():
+        guess = BlockCausal(f.net, LAYOUT).x0(noised(f.schedule, b.x, t, "eps"), t, b.cond)
+    torch.testing.assert_close(said.detach(), weighted_x0(guess, b.x, t, f.schedule, "flow", 0.05).mean())
+
+
+def test_another_network_has_another_loss() -> None:
+    b = clips(family())
+    one, two = (Forcing(ForcingConfig(own=1.0), LAYOUT, f.net, f.net) for f in (family(), other()))
+    losses = [float(m.loss("student", b, RNG).total.detach()) for m in (one, two)]
+    assert abs(losses[0] - losses[1]) > 1e-3
