@@ -45,6 +45,7 @@ from vdistill.core.step import Method
 from vdistill.core.times import Uniform
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.look import Taps
 from vdistill.families.analytic import Classes
 from vdistill.families.analytic_family import AnalyticFamily, AnalyticSource
 from vdistill.families.analytic_mixture import Mixture, mode_stds, mode_tv, sw2
@@ -175,7 +176,7 @@ def lcm() -> list[Row]:
 def matched(name: str, times: tuple[float, ...], steps: int, each: int, gan: float = 0.0) -> list[Row]:
     """DMD2 with backward simulation at `times`, `each` critic updates for one of the student's."""
     student, critic = (copy.deepcopy(learned()[0]) for _ in range(2))
-    terms = [Adversarial(critic, RF, TokenHeads([64, 64]), (1, 2), gan, 0.1)] if gan else []
+    terms = [Adversarial(Taps(critic, (1, 2)), RF, TokenHeads([64, 64]), gan, 0.1)] if gan else []
     modules = {"student": student, "critic": critic}
     method = Dmd2(Dmd2Config(each), LAW, student, critic, modules, Generated(Simulated(times)), terms)
     cost = train(method, PLANE, steps, {"student": 5e-4, "critic": 2e-3}, ema=0.98)

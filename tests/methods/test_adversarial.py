@@ -25,6 +25,7 @@ from vdistill.core.step import Batch
 from vdistill.core.times import Uniform
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.look import Taps
 from vdistill.families.analytic import Exact, Gaussian, gaussian
 from vdistill.families.analytic_mixture import mixture
 from vdistill.families.analytic_nets import mlp
@@ -45,12 +46,12 @@ class LogRatio:
 class Read(nn.Module):
     """Features [B, 1, 1] as the logit [B, 1]."""
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return features[0][..., 0]
+    def forward(self, seen: Sequence[Tensor], t: Tensor, cond: Cond) -> Tensor:
+        return seen[0][..., 0]
 
 
 def gan(real: Exact, fake: Exact, kind: Kind = "ns", weight: float = 1.0) -> Adversarial:
-    return Adversarial(LogRatio(real, fake), RF, Read(), (), weight, kind=kind, times=Uniform(0.1, 0.9))  # type: ignore[arg-type]
+    return Adversarial(Taps(LogRatio(real, fake), ()), RF, Read(), weight, kind=kind, times=Uniform(0.1, 0.9))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "h"), [("ns", lambda log_r: sigmoid(-log_r)), ("minimax", sigmoid)])
@@ -81,7 +82,7 @@ def test_the_optimal_logit_is_better_than_one_that_is_off() -> None:
             return [self.factor * LogRatio(G1, fake).taps(x, t, cond, layers)[0]]
 
     def cost(factor: float) -> float:
-        term = Adversarial(Off(factor), RF, Read(), (), watch_weight=1.0)  # type: ignore[arg-type]
+        term = Adversarial(Taps(Off(factor), ()), RF, Read(), watch_weight=1.0)  # type: ignore[arg-type]
         return term.watch(fake.sample(n, Rng(1)), batch_of(G1, n), Rng(2)).total.item()
 
     best = cost(1.0)
@@ -117,7 +118,7 @@ def engine_with_gan(out: Path) -> tuple[Engine, TokenHeads]:
     student, critic = affine(1.0), mlp((1, 1), RF)
     assert isinstance(critic, Tapped)
     heads = TokenHeads([64, 64])
-    term = Adversarial(critic, RF, heads, (1, 2), weight=1.0, watch_weight=1.0)
+    term = Adversarial(Taps(critic, (1, 2)), RF, heads, weight=1.0, watch_weight=1.0)
     modules = {"student": student, "critic": critic}
     method = Dmd2(Dmd2Config(1), G1, student, critic, modules, Generated(NoiseOnly()), (term,))
     spec = {n: OptimSpec(lr=0.01) for n in method.learners}
@@ -145,14 +146,14 @@ def test_heads_learn_in_the_critics_turn_and_only_there(tmp_path: Path) -> None:
 def test_the_gradient_reaches_the_students_sample_through_the_frozen_critic() -> None:
     critic, heads = mlp((1, 1), RF).requires_grad_(False), TokenHeads([64]).requires_grad_(False)
     x = batch_of(G1, 8).x.requires_grad_()
-    Adversarial(critic, RF, heads, (1,)).student(x, Batch(x.detach(), Cond()), Rng(0)).total.backward()
+    Adversarial(Taps(critic, (1,)), RF, heads).student(x, Batch(x.detach(), Cond()), Rng(0)).total.backward()
     assert x.grad is not None and (x.grad != 0).all()
 
 
 def test_watching_leaves_the_student_alone() -> None:
     critic, heads = mlp((1, 1), RF), TokenHeads([64])
     x = batch_of(G1, 8).x.requires_grad_()
-    Adversarial(critic, RF, heads, (1,)).watch(x, batch_of(G1, 8), Rng(0)).total.backward()
+    Adversarial(Taps(critic, (1,)), RF, heads).watch(x, batch_of(G1, 8), Rng(0)).total.backward()
     assert x.grad is None and all(p.grad is not None for p in critic.net.hidden[:2].parameters())
 
 
@@ -161,7 +162,7 @@ def test_trained_heads_tell_two_laws_apart_and_push_fakes_towards_the_real(kind:
     """Real samples sit at 0.7, fakes at -1.3: a step against the student's gradient moves them up."""
     fake: Gaussian = gaussian(RF, -1.3)
     critic, heads = mlp((1, 1), RF), TokenHeads([64])
-    term = Adversarial(critic, RF, heads, (1,), 1.0, 1.0, kind)
+    term = Adversarial(Taps(critic, (1,)), RF, heads, 1.0, 1.0, kind)
     optim = torch.optim.Adam([*critic.parameters(), *heads.parameters()], 3e-3)
     for step in range(60):
         optim.zero_grad()

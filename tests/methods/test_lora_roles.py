@@ -17,6 +17,7 @@ from vdistill.core.optim import OptimSpec
 from vdistill.core.scope import Lora, Roles, lora_roles
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.look import Taps
 from vdistill.families.tiny import TinyFamily
 from vdistill.methods.dmd2 import Dmd2, Dmd2Config
 
@@ -26,7 +27,7 @@ def shared_base(out: Path, gan: bool) -> tuple[Engine, TinyFamily, Roles]:
     roles = lora_roles(family.net, ("student", "critic"), Lora(rank=4))
     student, critic = roles.denoisers["student"], roles.denoisers["critic"]
     heads = TokenHeads([16])
-    terms = [Adversarial(critic, family.net.schedule, heads, (1,), 1.0, 1.0)] if gan else []  # type: ignore[arg-type]
+    terms = [Adversarial(Taps(critic, (1,)), family.net.schedule, heads, 1.0, 1.0)] if gan else []  # type: ignore[arg-type]
     method = Dmd2(
         Dmd2Config(2), Guided(roles.teacher, cfg(2.0)), student, critic, roles.modules,
         Generated(Simulated((1.0, 0.5))), terms,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core.bank import Bank
-from ..core.denoiser import Denoiser, Net, Tapped
+from ..core.denoiser import Denoiser, Net
 from ..core.engine import Cadence, Engine, Source
 from ..core.errors import UserError
 from ..core.guidance import Guidance, cfg, chain, joint, star
@@ -18,15 +18,13 @@ from ..core.guided import INPUT, Guided, Told
 from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
 from ..core.optim import OptimSpec
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
-from ..core.step import Generate, Method
+from ..core.step import Balance, Generate, Method, added
 from ..core.times import Grid, LogitNormal, Shifted, Times, Uniform
 from ..data.bank import OnTrajectory
-from ..discriminators.adversarial import Adversarial
-from ..discriminators.heads import TokenHeads
+from ..discriminators.balance import GradientRatio
 from ..families.analytic import LABEL
 from ..families.analytic_family import AnalyticFamily
 from ..families.stock import StockFamily
-from ..families.stock_net import StockNet
 from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
@@ -34,6 +32,7 @@ from ..methods.lcm import Lcm, LcmConfig
 from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
+from .build_judge import adversarial, judge_of
 from .schema import Config, DataBank, ScopeLora
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
@@ -188,11 +187,14 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     else:
         teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)
     critic = roles.denoisers["critic"]
-    terms = [adversarial(m, critic)] if m.gan_weight else []
+    balance: Balance
+    terms, balance = [adversarial(m, critic)] if m.gan_weight else [], added
+    if m.judge is not None:
+        terms, balance = [judge_of(m.judge, roles.teacher, critic, family.net.schedule)], GradientRatio(m.judge.share)
     sid = m.sid_alpha if m.objective == "sid" else None
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,
-        make, terms, Uniform(m.t_min, m.t_max), see_of(config, family),
+        make, terms, Uniform(m.t_min, m.t_max), see_of(config, family), balance,
     )  # fmt: skip
 
 
@@ -205,25 +207,6 @@ def inputs_of(config: Config, kind: str, times: tuple[float, ...], law: Times, d
         return Noised(law)
     own = Simulated(times)
     return own if kind == "backward" else Mixed((own, Noised(law)), (1 - data_weight, data_weight))
-
-
-def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
-    """The GAN term on the critic's features."""
-    net = critic.net if isinstance(critic, AdapterRole) else critic
-    assert isinstance(net, Net) and isinstance(critic, Tapped)
-    inner = net.net
-    if isinstance(inner, StockNet):
-        blocks = len(inner.blocks())
-    else:
-        blocks = len(inner.hidden)  # type: ignore[arg-type]
-    layers = tuple(m.gan_layers) or tuple(sorted({blocks // 2, blocks - 1}))
-    if max(layers) >= blocks:
-        raise UserError(f"layers {list(layers)}, the network has 0..{blocks - 1}", "method.gan_layers")
-    widths = [inner.width(i) if isinstance(inner, StockNet) else int(inner.out.in_features) for i in layers]  # type: ignore[union-attr,arg-type]
-    heads = TokenHeads(widths)
-    return Adversarial(
-        critic, net.schedule, heads, layers, m.gan_weight, m.gan_watch_weight, m.gan_loss, Uniform(m.t_min, m.t_max)
-    )
 
 
 def guidance_of(spec: GuidanceSpec, guided_by: str) -> Guidance:

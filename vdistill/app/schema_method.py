@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_judge import Judge
 from .schema_steps import FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
@@ -128,7 +129,21 @@ class MethodDmd2(FewSteps):
     gan_watch_weight: float = note(0.01, "weight of the GAN term in the critic's loss", ge=0)
     gan_loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
     gan_layers: Counts = note((), "critic's blocks that feed the GAN; middle and last when left out", "block, from 0")
+    judge: Judge | None = note(None, "a discriminator of more kinds, in place of the gan_ keys")
     critic_lr: float | None = note(None, "learning rate of the critic; optim's when left out", gt=0)
+
+    @model_serializer(mode="wrap")
+    def _without_no_judge(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without a judge are written down as they were before there were judges, and so go on."""
+        return {k: v for k, v in whole(self).items() if k != "judge" or v is not None}
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> MethodDmd2:
+        fields = MethodDmd2.model_fields
+        gan = [key for key in fields if key.startswith("gan_") and getattr(self, key) != fields[key].default]
+        if self.judge is not None and gan:
+            raise fault(gan[0], "and judge are two ways to say one thing; say it in judge")
+        return self
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> MethodDmd2:

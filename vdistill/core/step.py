@@ -108,4 +108,13 @@ class Term(Protocol):
         """The loss of the term's own module; x is detached."""
 
 
+Balance = Callable[[Tensor, Loss, Loss], Loss]
+"""(x, the student's loss so far, what a term adds) -> both, weighed against each other at its sample x."""
+
+
+def added(x: Tensor, main: Loss, own: Loss) -> Loss:
+    """The `Balance` that leaves weights as they are."""
+    return main + own
+
+
 BatchSource = Callable[[Rng], Batch]

@@ -16,7 +16,7 @@ from ..core.losses.identity import score_identity
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Carried, Generate, Loss, See, Term, alone
+from ..core.step import Balance, Batch, Carried, Generate, Loss, See, Term, added, alone
 from ..core.times import Times, Uniform
 
 
@@ -32,7 +32,7 @@ class Dmd2Config:
 
 class Dmd2:
     """Learners: "student", and "critic" with the modules of the terms. `teacher` comes guided; see: what teacher and
-    critic are shown of a sample."""
+    critic are shown of a sample; balance: how a term's loss is weighed against the matching."""
 
     def __init__(
         self,
@@ -45,9 +45,11 @@ class Dmd2:
         terms: Sequence[Term] = (),
         times: Times = Uniform(0.02, 0.98),
         see: See = alone,
+        balance: Balance = added,
     ) -> None:
         self.cfg, self.teacher, self.student, self.critic = cfg, teacher, student, critic
         self.generate, self.terms, self.times, self.see = generate, terms, times, see
+        self.balance = balance
         self.carried = generate if isinstance(generate, Carried) else None
         watchers = {"critic": modules["critic"]} | {t.name: t.module for t in terms if t.module is not None}
         self.learners: Mapping[str, nn.Module] = {"student": modules["student"], "critic": nn.ModuleDict(watchers)}
@@ -67,7 +69,7 @@ class Dmd2:
         far = matching(x, real, fake) if self.cfg.sid is None else score_identity(x, real, fake, self.cfg.sid)
         loss = Loss(batch.mean(far), {"gap": (fake - real).detach().abs().mean()})
         for term in self.terms:
-            loss = loss + term.student(x, batch, rng)
+            loss = self.balance(x, loss, term.student(x, batch, rng))
         return loss
 
     def critic_loss(self, batch: Batch, rng: Rng) -> Loss:

@@ -1,0 +1,72 @@
+"""The `judge:` section of a method: a discriminator beside the matching loss, what it looks at and what holds it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .section import Counts, Section, Share, fault, note
+
+TOKENS = "tokens"
+
+
+class Judge(Section):
+    """A discriminator of the student's samples against real ones, noised alike."""
+
+    kind: Literal["tokens", "latent", "factorised", "motion"] = note(
+        "tokens",
+        "tokens: heads on a network's features; latent: 3-D convolutions on latents; factorised: space and time in "
+        "turn; motion: the same on differences of neighbouring frames",
+    )
+    features: Literal["critic", "teacher"] = note(
+        "critic", "whose features kind: tokens looks at; the critic's learn with the judge, the teacher's stay"
+    )
+    layers: Counts = note((), "blocks that are looked at; middle and last when left out", "block, from 0")
+    hidden: int = note(64, "width of the judge", "channels", ge=8, le=4096)
+    loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
+    weight: float = note(3e-3, "weight in the student's loss", gt=0)
+    share: float | None = note(
+        None, "instead of weight: the judge's gradient at the sample, as a part of the matching's", "share", gt=0
+    )
+    watch_weight: float | None = note(
+        None, "weight of the judge's own loss; 0.01 with the critic's features, else 1", gt=0
+    )
+    levels: int = note(1, "noise levels averaged in a step", "levels", ge=1, le=16)
+    t_min: Share = note(0.02, "smallest time at which it looks", "t, 1 = noise")
+    t_max: Share = note(0.98, "largest time at which it looks", "t, 1 = noise")
+    text: bool = note(False, "logits depend on the text too (projection)")
+    mismatched: bool = note(False, "real clips with the text of another count as generated")
+    r1: float = note(0.0, "smoothness penalty on real clips; 0: none", ge=0)
+    r2: float = note(0.0, "smoothness penalty on generated clips; 0: none", ge=0)
+    penalty: Literal["probe", "exact"] = note(
+        "probe", "probe: |D(x) - D(x + sigma n)|^2, noised alike; exact: half the squared gradient, a second backward"
+    )
+    sigma: float = note(0.1, "deviation of the probe", "latent", gt=0)
+    anchor: float = note(0.0, "weight of the tie to the averages of its past logits (LeCam); 0: none", ge=0)
+    feature_matching: float = note(0.0, "weight of equal mean features, in the student's loss; 0: none", ge=0)
+    augment: Annotated[tuple[Literal["flip", "shift", "cutout"], ...], Field(strict=False)] = note(
+        (), "changes of real and generated latents before they are looked at"
+    )
+
+    @property
+    def own_weight(self) -> float:
+        """Of the judge's own loss."""
+        shared = self.kind == TOKENS and self.features == "critic"
+        return self.watch_weight if self.watch_weight is not None else 0.01 if shared else 1.0
+
+    @model_validator(mode="after")
+    def _what_has_no_effect(self) -> Judge:
+        if self.kind != TOKENS and self.features != "critic":
+            raise fault("features", f"kind: {self.kind} looks at latents; leave it out, or say kind: tokens")
+        if self.kind != TOKENS and self.layers:
+            raise fault("layers", f"kind: {self.kind} looks at latents; leave it out, or say kind: tokens")
+        if self.t_min >= self.t_max:
+            raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
+        if self.share is not None and self.weight != Judge.model_fields["weight"].default:
+            raise fault("share", "takes the place of weight; say one of them")
+        if self.penalty == "exact" and not (self.r1 or self.r2):
+            raise fault("penalty", "has no effect while r1 and r2 are 0")
+        if len({*self.augment}) != len(self.augment):
+            raise fault("augment", f"names one twice: {[*self.augment]}")
+        return self
