@@ -57,6 +57,17 @@ def judge_of(spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedul
     )
 
 
+def check_judge(m: MethodDmd2, net: StockNet) -> None:
+    """UserError for what a network does not have; it may be one without weights."""
+    if m.judge is None:
+        layers_of(net, m.gan_layers, "method.gan_layers")
+        return
+    if m.judge.kind == TOKENS:
+        layers_of(net, m.judge.layers, "method.judge.layers")
+    if m.judge.text:
+        text_width(net)
+
+
 def looking(spec: Judge, teacher: Denoiser, critic: Denoiser) -> tuple[Look, nn.Module]:
     """(what the judge is shown, the judge)."""
     frozen = spec.features == "teacher"

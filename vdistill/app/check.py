@@ -15,7 +15,8 @@ from ..core.errors import UserError
 from .config import checked, missing_paths, tree_of
 from .config_faults import UNIONS
 from .schema import Config, Validation
-from .schema_family import FamilyStock
+from .schema_family import FamilyAnalytic, FamilyStock
+from .schema_method import MethodDmd2
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,9 +45,12 @@ def check(path: Path, overrides: list[str]) -> int:
     missing = missing_paths(config, tree)
     for fault in missing:
         print(f"note: {fault}", file=sys.stderr)
-    if isinstance(config.family, FamilyStock) and not any(fault.key == "family.path" for fault in missing):
+    if not any(fault.key == "family.path" for fault in missing):
         try:
-            look_into(config.family, config.validation)
+            if isinstance(config.family, FamilyStock):
+                look_into(config.family, config.validation)
+            if isinstance(config.method, MethodDmd2) and (config.method.judge or config.method.gan_weight):
+                look_at_judge(config)
         except UserError as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 2
@@ -69,6 +73,17 @@ def look_into(f: FamilyStock, v: Validation) -> None:
         family = hollow_model(f.path or "", f.name)
     clip_shape(family, *f.clip)
     check_image(v, family)
+
+
+def look_at_judge(config: Config) -> None:
+    """UserError for a judge of layers or of a text that the network of the folder does not have."""
+    from .build_judge import check_judge
+    from .models import hollow_model
+
+    f, m = config.family, config.method
+    if isinstance(f, FamilyAnalytic) or not (isinstance(m, MethodDmd2) and f.path):
+        return
+    check_judge(m, hollow_model(f.path, f.name).network_of())
 
 
 def key_lines() -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .fits_judge import judge_misfits
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
     yield from _conditions(config)
     yield from _critic(config)
     yield from _causal(config)
+    yield from judge_misfits(config)
 
 
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:

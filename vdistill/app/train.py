@@ -23,6 +23,7 @@ from ..core.engine import Engine, Report, append_line
 from ..core.errors import UserError
 from ..core.guided import INPUT
 from ..core.scope import AdapterRole
+from ..discriminators.news import News
 from ..families.stock import StockFamily
 from . import config as configs
 from .about import About
@@ -96,10 +97,13 @@ def sitting(config: Config, out: Path, accelerator: Accelerator, watch: Callable
     if config.report_to:
         accelerator.init_trackers(config.name)
     check = validator(config, built, engine) if config.validation.every else None
+    news = News()
     with progress(engine, config) as note:
 
         def on_step(report: Report) -> None:
             note(report)
+            for line in news(report.values) if accelerator.is_main_process else ():
+                say(f"step {report.step}: {line}")
             watch(engine, report)
 
         engine.run(on_step, check)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
+from ..core.errors import UserError
 from .text import Agreement
 
 WAVES = 4
@@ -75,4 +76,6 @@ class MotionJudge(nn.Module):
 
     def forward(self, seen: Sequence[Tensor], t: Tensor, cond: Cond) -> Tensor:
         (x,) = seen
+        if x.shape[2] < 2:
+            raise UserError("a judge of motion was shown an image", "method.judge.kind", "say latent")
         return torch.as_tensor(self.judge([x.diff(dim=2)], t, cond))

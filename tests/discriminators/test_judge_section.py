@@ -1,0 +1,111 @@
+"""The `judge:` section: what is refused before training, in one line, and what goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from vdistill.app import config as configs
+from vdistill.app.build import build
+from vdistill.app.cli import main
+from vdistill.app.config import load
+from vdistill.app.schema_judge import Judge
+from vdistill.core.errors import UserError
+from vdistill.core.losses.gan import Kind
+from vdistill.discriminators.adversarial import Adversarial
+from vdistill.discriminators.augment import AUGMENTS
+from vdistill.methods.dmd2 import Dmd2
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(ROOT.glob("configs/video/shapes_dmd2_judge_*.yaml"))
+START = """name: mine
+family: {{name: {family}}}
+data: {data}
+method:
+  name: dmd2
+  judge: {judge}
+train: {train}
+"""
+
+
+def written(
+    folder: Path,
+    judge: str,
+    family: str = "tiny, path: shapes",
+    data: str = "{name: shapes}",
+    train: str = "{steps: 4, batch: 2}",
+    more: str = "",
+) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(START.format(family=family, data=data, judge=judge, train=train) + more)
+    return path
+
+
+CAUSAL = "causal: {block: 1, teacher: causal}\n"
+FRUGAL = "{steps: 4, batch: 2, gradient_checkpointing: true}"
+ANALYTIC = {"family": "analytic, target: classes", "data": "{name: analytic}"}
+REFUSED: list[tuple[str, dict[str, str], str]] = [
+    ("{layers: [7]}", {}, "method.judge.layers: layers [7], the network has 0..5"),
+    ("{features: teacher, layers: [6]}", {}, "method.judge.layers: layers [6], the network has 0..5"),
+    ("{layers: [3]}", ANALYTIC, "judge.layers: [3], the network has 0..2"),
+    ("{kind: latent}", ANALYTIC, "is judged by kind: tokens"),
+    ("{}", {"data": "{name: prompts, path: x.txt}"}, "method.judge: compares with real clips"),
+    ("{r1: 1.0, penalty: exact}", {"family": "tiny, path: shapes, attention: flash"}, "which flash has not; say probe"),
+    ("{r1: 1.0, penalty: exact}", {"family": "tiny, path: shapes, attention: sage"}, "which sage has not; say probe"),
+    ("{r1: 1.0, penalty: exact}", {"family": "tiny, path: shapes, attention: xformers"}, "which xformers has not"),
+    ("{r1: 1.0, penalty: exact}", {"train": FRUGAL}, "activations that gradient_checkpointing gives up; say probe"),
+    ("{penalty: exact}", {}, "method.judge.penalty: has no effect while r1 and r2 are 0"),
+    ("{kind: motion}", {"family": "tiny, path: shapes, frames: 1"}, "motion needs two frames or more"),
+    ("{kind: motion}", {"data": "{name: shapes, images: 0.2}"}, "shapes mixes in images, which do not move"),
+    ("{kind: latent, layers: [1]}", {}, "method.judge.layers: kind: latent looks at latents"),
+    ("{kind: latent, features: teacher}", {}, "method.judge.features: kind: latent looks at latents"),
+    ("{kind: latent, mismatched: true}", {}, "method.judge.mismatched: kind: latent does not see the text"),
+    ("{kind: motion, feature_matching: 1.0}", {}, "method.judge.feature_matching: kind: motion has no features"),
+    ("{mismatched: true}", {"train": "{steps: 4, batch: 1}"}, "needs another clip's text; train.batch must be 2"),
+    ("{share: 0.1, weight: 0.1}", {}, "method.judge.share: takes the place of weight"),
+    ("{t_min: 0.9, t_max: 0.5}", {}, "method.judge.t_min: 0.9 is not below t_max 0.5"),
+    ("{augment: [flip, flip]}", {}, "method.judge.augment: names one twice"),
+    ("{kind: pixel}", {}, "method.judge.kind: 'pixel' is unknown"),
+    ("{}\n  gan_weight: 0.1", {}, "method.gan_weight: and judge are two ways to say one thing"),
+    ("{}\n  inputs: rollout", {"more": CAUSAL}, "of whole clips, which a causal critic does not see; say kind: latent"),
+]
+
+
+@pytest.mark.parametrize(("judge", "other", "said"), REFUSED)
+def test_check_refuses_in_one_line(
+    judge: str, other: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(written(tmp_path, judge, **other))]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note:")]
+    assert len(lines) == 1 and said in lines[0], lines
+
+
+def test_what_lacks_the_network_is_refused_by_training_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"layers \[7\], the network has 0\.\.5"):
+        build(load(written(tmp_path, "{layers: [7]}")))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_judge_is_right_reads_back_and_builds(path: Path) -> None:
+    config = load(path)
+    again = configs.dump(config)
+    assert "gan_weight" in again and "judge:" in again
+    method = build(config).method
+    assert isinstance(method, Dmd2) and isinstance(method.terms[0], Adversarial)
+    assert set(method.learners["critic"].keys()) == {"critic", "gan"}  # type: ignore[operator]
+
+
+def test_a_judge_reads_back_as_it_was_and_a_run_without_one_is_written_as_before(tmp_path: Path) -> None:
+    path = written(tmp_path, "{kind: motion, share: 0.2, r1: 10, text: true, augment: [flip]}")
+    config = load(path)
+    (again := tmp_path / "again.yaml").write_text(configs.dump(config))
+    assert load(again) == config
+    plain = load(ROOT / "configs" / "video" / "shapes_dmd2.yaml")
+    assert "judge" not in configs.dump(plain)
+
+
+def test_the_literals_are_those_of_the_engine() -> None:
+    assert set(get_args(Judge.model_fields["loss"].annotation)) == set(get_args(Kind))
+    assert set(get_args(get_args(Judge.model_fields["augment"].annotation)[0])) == set(AUGMENTS)

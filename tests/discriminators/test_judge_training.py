@@ -1,0 +1,94 @@
+"""Judges trained from configs: resumed, in several processes, with activations computed twice; all the same losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import same_tensors, tiny_family
+
+from vdistill.app import config as configs
+from vdistill.app.schema import Config
+from vdistill.app.train import train
+from vdistill.core import checkpoint
+
+TEACHER = {"kind": "tokens", "features": "teacher", "text": True, "mismatched": True, "share": 0.1, "r1": 10.0}
+JUDGES: dict[str, dict[str, Any]] = {
+    "teacher": TEACHER | {"levels": 2, "augment": ["shift", "cutout"], "feature_matching": 0.1},
+    "critic": {"kind": "tokens", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty": "exact", "anchor": 0.1},
+    "motion": {"kind": "motion", "hidden": 8, "text": True, "mismatched": True, "loss": "hinge", "augment": ["flip"]},
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder to distil from."""
+    place, family = tmp_path_factory.mktemp("teacher") / "pipe", tiny_family()
+    family.save(family.net, place)
+    return place
+
+
+def toy(folder: Path, judge: str, scope: str = "full", **train_keys: object) -> Config:
+    return Config.model_validate(
+        {
+            "name": "toy",
+            "family": {"name": "tiny", "path": str(folder), "frames": 9, "size": 16},
+            "data": {"name": "shapes"},
+            "method": {"name": "dmd2", "steps": 2, "critic_per_student": 2, "judge": JUDGES[judge]},
+            "scope": {"name": "lora", "rank": 2} if scope == "lora" else {"name": "full"},
+            "optim": {"lr": 1e-3, "ema": 0.9, "warmup": 2},
+            "train": {"steps": 4, "batch": 2, "checkpoint_every": 2, "keep": 4, **train_keys},
+        }
+    )
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_losses(a: Path, b: Path) -> None:
+    for one, two in zip(rows(a), rows(b), strict=True):
+        assert one.keys() == two.keys()
+        assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-6) for k in one), (one, two)
+
+
+@pytest.mark.parametrize(("judge", "scope"), [("teacher", "full"), ("critic", "lora"), ("motion", "full")])
+def test_a_resumed_run_with_a_judge_equals_an_uninterrupted_one(
+    judge: str, scope: str, folder: Path, tmp_path: Path
+) -> None:
+    train(toy(folder, judge, scope), tmp_path / "a")
+    train(toy(folder, judge, scope, steps=2), tmp_path / "b")
+    train(toy(folder, judge, scope), tmp_path / "b")
+    one, two = (checkpoint.load(tmp_path / run / "checkpoints" / checkpoint.name(4)) for run in "ab")
+    assert one.groups.keys() == two.groups.keys()
+    assert all(same_tensors(dict(one.groups[name]), dict(two.groups[name])) for name in one.groups)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    student = [row for row in rows(tmp_path / "a") if "student/loss" in row]
+    assert len(student) == 2 and all(row["student/pull"] > 0 for row in student)
+    assert all("critic/told_apart" in row and "critic/logit_gap" in row for row in rows(tmp_path / "a"))
+    if judge == "teacher":
+        assert student[0]["student/pull"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_activations_computed_twice_give_the_same_losses(folder: Path, tmp_path: Path) -> None:
+    for out, twice in (("once", False), ("twice", True)):
+        train(toy(folder, "teacher", gradient_checkpointing=twice), tmp_path / out)
+    assert_same_losses(tmp_path / "once", tmp_path / "twice")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("judge", ["teacher", "motion"])
+def test_two_ranks_train_with_the_losses_of_one(judge: str, folder: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "toy.yaml").write_text(configs.dump(toy(folder, judge)))
+    for out, ranks in (("one", 1), ("two", 2)):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
+        command += ["vdistill", "train", str(path), "--out", str(tmp_path / out), f"train.micro={2 // ranks}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_losses(tmp_path / "one", tmp_path / "two")
