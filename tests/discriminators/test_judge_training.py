@@ -18,10 +18,15 @@ from vdistill.app.train import train
 from vdistill.core import checkpoint
 
 TEACHER = {"kind": "tokens", "features": "teacher", "text": True, "mismatched": True, "share": 0.1, "r1": 10.0}
+DMD2 = {"name": "dmd2", "steps": 2, "critic_per_student": 2}
 JUDGES: dict[str, dict[str, Any]] = {
     "teacher": TEACHER | {"levels": 2, "augment": ["shift", "cutout"], "feature_matching": 0.1},
     "critic": {"kind": "tokens", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty": "exact", "anchor": 0.1},
     "motion": {"kind": "motion", "hidden": 8, "text": True, "mismatched": True, "loss": "hinge", "augment": ["flip"]},
+}
+METHODS = {name: DMD2 | {"judge": judge} for name, judge in JUDGES.items()} | {
+    "ladd": {"name": "adversarial", "judge": {"features": "teacher", "loss": "hinge", "time_mean": 1.0}},
+    "apt": {"name": "adversarial", "steps": 1, "inputs": "backward", "watch_per_student": 2, "judge": {"r1": 10.0}},
 }
 
 
@@ -33,13 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def toy(folder: Path, judge: str, scope: str = "full", **train_keys: object) -> Config:
+def toy(folder: Path, method: str, scope: str = "full", **train_keys: object) -> Config:
     return Config.model_validate(
         {
             "name": "toy",
             "family": {"name": "tiny", "path": str(folder), "frames": 9, "size": 16},
             "data": {"name": "shapes"},
-            "method": {"name": "dmd2", "steps": 2, "critic_per_student": 2, "judge": JUDGES[judge]},
+            "method": METHODS[method],
             "scope": {"name": "lora", "rank": 2} if scope == "lora" else {"name": "full"},
             "optim": {"lr": 1e-3, "ema": 0.9, "warmup": 2},
             "train": {"steps": 4, "batch": 2, "checkpoint_every": 2, "keep": 4, **train_keys},
@@ -57,21 +62,25 @@ def assert_same_losses(a: Path, b: Path) -> None:
         assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-6) for k in one), (one, two)
 
 
-@pytest.mark.parametrize(("judge", "scope"), [("teacher", "full"), ("critic", "lora"), ("motion", "full")])
+RUNS = [("teacher", "full"), ("critic", "lora"), ("motion", "full"), ("ladd", "lora"), ("apt", "lora"), ("apt", "full")]
+
+
+@pytest.mark.parametrize(("method", "scope"), RUNS)
 def test_a_resumed_run_with_a_judge_equals_an_uninterrupted_one(
-    judge: str, scope: str, folder: Path, tmp_path: Path
+    method: str, scope: str, folder: Path, tmp_path: Path
 ) -> None:
-    train(toy(folder, judge, scope), tmp_path / "a")
-    train(toy(folder, judge, scope, steps=2), tmp_path / "b")
-    train(toy(folder, judge, scope), tmp_path / "b")
+    train(toy(folder, method, scope), tmp_path / "a")
+    train(toy(folder, method, scope, steps=2), tmp_path / "b")
+    train(toy(folder, method, scope), tmp_path / "b")
     one, two = (checkpoint.load(tmp_path / run / "checkpoints" / checkpoint.name(4)) for run in "ab")
     assert one.groups.keys() == two.groups.keys()
     assert all(same_tensors(dict(one.groups[name]), dict(two.groups[name])) for name in one.groups)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    student = [row for row in rows(tmp_path / "a") if "student/loss" in row]
-    assert len(student) == 2 and all(row["student/pull"] > 0 for row in student)
     assert all("critic/told_apart" in row and "critic/logit_gap" in row for row in rows(tmp_path / "a"))
-    if judge == "teacher":
+    student = [row for row in rows(tmp_path / "a") if "student/loss" in row]
+    assert len(student) == (4 if method == "ladd" else 2)
+    assert all(("student/pull" in row) == (method in JUDGES) for row in student)
+    if method == "teacher":
         assert student[0]["student/pull"] == pytest.approx(0.1, rel=1e-3)
 
 

@@ -32,9 +32,10 @@ from ..methods.lcm import Lcm, LcmConfig
 from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
-from .build_judge import adversarial, judge_of
+from .build_judge import adversarial, adversarial_method, judge_beside, judged_by_copy
 from .schema import Config, DataBank, ScopeLora
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_judge import MethodAdversarial
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 
 
@@ -93,7 +94,7 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
     """(who plays teacher, student and critic, whether the student takes the guidance scale as an input)."""
     m, scope = config.method, config.scope
     embedded = takes_scale(m)
-    names = ("student", "critic") if isinstance(m, MethodDmd2) else ("student",)
+    names = ("student", "critic") if isinstance(m, MethodDmd2) or judged_by_copy(m) else ("student",)
     if isinstance(m, MethodFlow | MethodForcing) and not (
         isinstance(scope, ScopeLora) or (config.causal and config.causal.start)
     ):
@@ -169,6 +170,9 @@ def make_method(
             limit,
         )
         return Lcm(lcm, roles.teacher, student, module), times
+    if isinstance(m, MethodAdversarial):
+        make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
+        return adversarial_method(m, roles, make), times
     return make_dmd2(config, m, family, roles, times), times
 
 
@@ -190,7 +194,10 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     balance: Balance
     terms, balance = [adversarial(m, critic)] if m.gan_weight else [], added
     if m.judge is not None:
-        terms, balance = [judge_of(m.judge, roles.teacher, critic, family.net.schedule)], GradientRatio(m.judge.share)
+        terms, balance = (
+            [judge_beside(m.judge, roles.teacher, critic, family.net.schedule)],
+            GradientRatio(m.judge.share),
+        )
     sid = m.sid_alpha if m.objective == "sid" else None
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,

@@ -7,8 +7,9 @@ from torch import nn
 from ..core.denoiser import Denoiser, Net, Tapped
 from ..core.errors import UserError
 from ..core.schedule import Schedule
-from ..core.scope import AdapterRole
-from ..core.times import Uniform
+from ..core.scope import AdapterRole, Roles
+from ..core.step import Generate
+from ..core.times import LogitNormal, Times, Uniform
 from ..discriminators.adversarial import Adversarial
 from ..discriminators.anchor import Anchor
 from ..discriminators.augment import AUGMENTS, in_turn
@@ -17,7 +18,8 @@ from ..discriminators.latent import LatentJudge, MotionJudge, factorised_steps, 
 from ..discriminators.look import Look, Taps, Whole
 from ..discriminators.penalties import Penalty, Probe, Slope
 from ..families.stock_net import StockNet
-from .schema_judge import TOKENS, Judge
+from ..methods.adversarial import AdversarialDistillation
+from .schema_judge import TOKENS, Judge, MethodAdversarial
 from .schema_method import MethodDmd2
 
 
@@ -32,22 +34,32 @@ def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
     )
 
 
-def judge_of(spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule) -> Adversarial:
-    """The term of a judge. UserError for layers that are not there, or text where the network has none."""
+def judge_beside(spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule) -> Adversarial:
+    """The term of a judge beside a matching loss, whose critic may be what it looks through."""
+    shared = spec.kind == TOKENS and spec.features == "critic"
+    return judge_of(spec, teacher, critic, schedule, 3e-3, 0.01 if shared else 1.0)
+
+
+def judge_of(
+    spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, weight: float, watch_weight: float
+) -> Adversarial:
+    """The term of a judge; weights: where the section says none. UserError for layers that are not there, or text
+    where the network has none."""
     look, module = looking(spec, teacher, critic)
     exact = spec.penalty == "exact"
     penalties: list[Penalty] = []
     for weight, of in ((spec.r1, "real"), (spec.r2, "fake")):
         if weight:
             penalties.append(Slope(weight, of) if exact else Probe(weight, spec.sigma, of))  # type: ignore[arg-type]
+    times: Times = Uniform(spec.t_min, spec.t_max) if spec.time_mean is None else LogitNormal(spec.time_mean)
     return Adversarial(
         look,
         schedule,
         module,
-        spec.weight if spec.share is None else 1.0,
-        spec.own_weight,
+        spec.weight or weight,
+        spec.watch_weight or watch_weight,
         spec.loss,
-        Uniform(spec.t_min, spec.t_max),
+        times,
         levels=spec.levels,
         augment=in_turn([AUGMENTS[name] for name in spec.augment]),
         penalties=penalties,
@@ -57,7 +69,19 @@ def judge_of(spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedul
     )
 
 
-def check_judge(m: MethodDmd2, net: StockNet) -> None:
+def adversarial_method(m: MethodAdversarial, roles: Roles, generate: Generate) -> AdversarialDistillation:
+    """The method that has nothing but a judge."""
+    teacher, denoisers = roles.teacher, roles.denoisers
+    term = judge_of(m.judge, teacher, denoisers.get("critic", teacher), teacher.schedule, 1.0, 1.0)
+    return AdversarialDistillation(denoisers["student"], roles.modules, generate, term, m.watch_per_student)
+
+
+def judged_by_copy(m: object) -> bool:
+    """Whether a copy of the teacher learns to judge."""
+    return isinstance(m, MethodAdversarial) and m.judge.kind == TOKENS and m.judge.features == "critic"
+
+
+def check_judge(m: MethodDmd2 | MethodAdversarial, net: StockNet) -> None:
     """UserError for what a network does not have; it may be one without weights."""
     if m.judge is None:
         layers_of(net, m.gan_layers, "method.gan_layers")

@@ -58,6 +58,7 @@ METHODS = {
     "guidance": "vdistill.methods.guidance:GuidanceDistillation",
     "lcm": "vdistill.methods.lcm:Lcm",
     "dmd2": "vdistill.methods.dmd2:Dmd2",
+    "adversarial": "vdistill.methods.adversarial:AdversarialDistillation",
 }
 DATA = {
     "shapes": "vdistill.worlds.source:ShapesSource",

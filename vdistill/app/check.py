@@ -16,6 +16,7 @@ from .config import checked, missing_paths, tree_of
 from .config_faults import UNIONS
 from .schema import Config, Validation
 from .schema_family import FamilyAnalytic, FamilyStock
+from .schema_judge import MethodAdversarial
 from .schema_method import MethodDmd2
 
 
@@ -49,7 +50,7 @@ def check(path: Path, overrides: list[str]) -> int:
         try:
             if isinstance(config.family, FamilyStock):
                 look_into(config.family, config.validation)
-            if isinstance(config.method, MethodDmd2) and (config.method.judge or config.method.gan_weight):
+            if getattr(config.method, "judge", None) or getattr(config.method, "gan_weight", 0):
                 look_at_judge(config)
         except UserError as error:
             print(f"{path}: {error}", file=sys.stderr)
@@ -81,9 +82,8 @@ def look_at_judge(config: Config) -> None:
     from .models import hollow_model
 
     f, m = config.family, config.method
-    if isinstance(f, FamilyAnalytic) or not (isinstance(m, MethodDmd2) and f.path):
-        return
-    check_judge(m, hollow_model(f.path, f.name).network_of())
+    if isinstance(m, MethodDmd2 | MethodAdversarial) and not isinstance(f, FamilyAnalytic) and f.path:
+        check_judge(m, hollow_model(f.path, f.name).network_of())
 
 
 def key_lines() -> Iterator[str]:

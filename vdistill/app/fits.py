@@ -132,7 +132,7 @@ def _critic(config: Config) -> Iterator[tuple[str, str]]:
     optim, method = config.optim, config.method
     if method.name == "dmd2" and None not in (optim.critic_lr, method.critic_lr):
         yield "method.critic_lr", "is said in optim.critic_lr too; say it once"
-    if method.name != "dmd2" and optim.critic_lr is not None:
+    if method.name not in ("dmd2", "adversarial") and optim.critic_lr is not None:
         yield "optim.critic_lr", f"{method.name} has no critic; leave it out"
 
 

@@ -28,7 +28,7 @@ def judge_misfits(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _real_clips(config: Config, judge: Judge) -> Iterator[tuple[str, str]]:
-    if config.data.name == "prompts":
+    if config.data.name == "prompts" and config.method.name == "dmd2":
         yield (
             "method.judge",
             "compares with real clips, as in latents, media or bank; with prompts leave it out",

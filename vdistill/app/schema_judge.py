@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .schema_steps import FewSteps
 from .section import Counts, Section, Share, fault, note
 
 TOKENS = "tokens"
@@ -20,21 +21,28 @@ class Judge(Section):
         "turn; motion: the same on differences of neighbouring frames",
     )
     features: Literal["critic", "teacher"] = note(
-        "critic", "whose features kind: tokens looks at; the critic's learn with the judge, the teacher's stay"
+        "critic",
+        "whose features kind: tokens looks at: the teacher's stay, the critic's learn with the judge; the critic "
+        "of method adversarial is a copy of the teacher, trained to judge and nothing else",
     )
     layers: Counts = note((), "blocks that are looked at; middle and last when left out", "block, from 0")
     hidden: int = note(64, "width of the judge", "channels", ge=8, le=4096)
     loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
-    weight: float = note(3e-3, "weight in the student's loss", gt=0)
+    weight: float | None = note(
+        None, "weight in the student's loss; 0.003 beside a matching loss, 1 alone, when left out", gt=0
+    )
     share: float | None = note(
         None, "instead of weight: the judge's gradient at the sample, as a part of the matching's", "share", gt=0
     )
     watch_weight: float | None = note(
-        None, "weight of the judge's own loss; 0.01 with the critic's features, else 1", gt=0
+        None, "weight of the judge's own loss; 0.01 with the features of dmd2's critic, else 1, when left out", gt=0
     )
     levels: int = note(1, "noise levels averaged in a step", "levels", ge=1, le=16)
     t_min: Share = note(0.02, "smallest time at which it looks", "t, 1 = noise")
     t_max: Share = note(0.98, "largest time at which it looks", "t, 1 = noise")
+    time_mean: float | None = note(
+        None, "logit-normal times of this mean and deviation 1, in place of even ones (LADD: 1)", "logit"
+    )
     text: bool = note(False, "logits depend on the text too (projection)")
     mismatched: bool = note(False, "real clips with the text of another count as generated")
     r1: float = note(0.0, "smoothness penalty on real clips; 0: none", ge=0)
@@ -49,12 +57,6 @@ class Judge(Section):
         (), "changes of real and generated latents before they are looked at"
     )
 
-    @property
-    def own_weight(self) -> float:
-        """Of the judge's own loss."""
-        shared = self.kind == TOKENS and self.features == "critic"
-        return self.watch_weight if self.watch_weight is not None else 0.01 if shared else 1.0
-
     @model_validator(mode="after")
     def _what_has_no_effect(self) -> Judge:
         if self.kind != TOKENS and self.features != "critic":
@@ -63,10 +65,34 @@ class Judge(Section):
             raise fault("layers", f"kind: {self.kind} looks at latents; leave it out, or say kind: tokens")
         if self.t_min >= self.t_max:
             raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
-        if self.share is not None and self.weight != Judge.model_fields["weight"].default:
+        if self.time_mean is not None and (self.t_min, self.t_max) != (0.02, 0.98):
+            raise fault("time_mean", "takes the place of t_min and t_max; say one of them")
+        if None not in (self.share, self.weight):
             raise fault("share", "takes the place of weight; say one of them")
         if self.penalty == "exact" and not (self.r1 or self.r2):
             raise fault("penalty", "has no effect while r1 and r2 are 0")
         if len({*self.augment}) != len(self.augment):
             raise fault("augment", f"names one twice: {[*self.augment]}")
+        return self
+
+
+class MethodAdversarial(FewSteps):
+    """A judge as the only teacher, against real clips: LADD on a frozen teacher's features, APT on a copy's."""
+
+    name: Literal["adversarial"] = note("adversarial", "this method")
+    judge: Judge = note(Judge(features="teacher"), "the discriminator")
+    watch_per_student: int = note(1, "updates of the judge for each of the student's", "updates", ge=1)
+    inputs: Literal["data", "backward", "mix", "bank"] = note(
+        "data",
+        "what the student denoises: noised data, its own sampling (with one step: noise), one of them by chance, or, "
+        "where data is a bank, states of the clip's own trajectory",
+    )
+    data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+
+    @model_validator(mode="after")
+    def _nothing_to_share_with(self) -> MethodAdversarial:
+        if self.judge.share is not None:
+            raise fault("judge.share", "is a part of a matching loss, which this method has not; say weight")
+        if "data_weight" in self.model_fields_set and self.data_weight != 0.5 and self.inputs != "mix":
+            raise fault("data_weight", f"has no effect with inputs: {self.inputs}; it belongs to inputs: mix")
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
-from .schema_judge import Judge
+from .schema_judge import Judge, MethodAdversarial
 from .schema_steps import FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
@@ -159,6 +159,13 @@ class MethodDmd2(FewSteps):
 
 
 Method = Annotated[
-    MethodFlow | MethodForcing | MethodOdeInit | MethodCausalConsistency | MethodGuidance | MethodLcm | MethodDmd2,
+    MethodFlow
+    | MethodForcing
+    | MethodOdeInit
+    | MethodCausalConsistency
+    | MethodGuidance
+    | MethodLcm
+    | MethodDmd2
+    | MethodAdversarial,
     Field(discriminator="name"),
 ]
