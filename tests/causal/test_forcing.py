@@ -28,17 +28,18 @@ def drawn(method: Forcing, x: Tensor) -> Tensor:
     return method.times(RNG, 6, x).unflatten(0, (2, 3)).repeat_interleave(2, 1)
 
 
-@pytest.mark.parametrize("own", [0.0, 1.0])
-def test_the_loss_is_that_of_blocks_one_after_the_other_with_their_memory(own: float) -> None:
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_the_loss_is_that_of_blocks_one_after_the_other_with_their_memory(rounds: int) -> None:
     f, b = family(), clips(family())
-    method = Forcing(ForcingConfig(drop=0.0, own=own, own_times=(0.4, 0.9)), LAYOUT, f.net, f.net)
+    cfg = ForcingConfig(drop=0.0, own=float(rounds > 0), own_times=(0.4, 0.9), own_rounds=max(rounds, 1))
+    method = Forcing(cfg, LAYOUT, f.net, f.net)
     said, t = method.loss("student", b, RNG).total, drawn(method, b.x)
     clean = b.x
     with torch.no_grad():
-        if own:
-            at = RNG.uniform("own/t", (2, 3), 0.4, 0.9).repeat_interleave(2, 1)
-            clean = by_memory(f.net, LAYOUT, b.x, noised(f.schedule, b.x, at, "own/eps"), at, b)
-            assert (clean - b.x).abs().max() > 0.1
+        for i in range(1 + shared(RNG).integer("own/rounds", rounds) if rounds else 0):
+            at = RNG.uniform(f"own/t{i}", (2, 3), 0.4, 0.9).repeat_interleave(2, 1)
+            clean = by_memory(f.net, LAYOUT, clean, noised(f.schedule, b.x, at, f"own/eps{i}"), at, b)
+        assert ((clean - b.x).abs().max() > 0.1) == (rounds > 0)
         guess = by_memory(f.net, LAYOUT, clean, noised(f.schedule, b.x, t, "eps"), t, b)
     right = weighted_x0(guess, b.x, t, f.schedule, "flow", 0.05).mean()
     torch.testing.assert_close(said.detach(), right, rtol=1e-6, atol=0)

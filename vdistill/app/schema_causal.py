@@ -89,7 +89,8 @@ class MethodForcing(Section):
     own: Share = note(
         0.0, "steps at which clean blocks are the network's own estimates, so that it learns to mend its past", "share"
     )
-    own_times: Interval = note((0.5, 0.95), "times those estimates are made at", "t, 1 = noise")
+    own_times: Interval = note((0.8, 1.0), "times those estimates are made at", "t, 1 = noise")
+    own_rounds: int = note(1, "most rounds of estimates, each after those of the round before", "rounds", ge=1, le=16)
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)

@@ -32,8 +32,8 @@ class ForcingConfig:
     time_mean, time_std: of the logit-normal t before the schedule's shift; weighting, floor: as of flow training;
     drop: share of samples trained without the condition `name`; context_noise: clean blocks are noised to a level drawn
     below this, so that a student forgives its own errors; own: share of the steps at which clean blocks are the
-    network's own estimates of them, from noise at times drawn from own_times, so that it mends what it does to the past
-    (error recycling); unit: latents to a position.
+    network's own estimates of them, from noise at times drawn from own_times, after true ones or, for up to own_rounds,
+    after such estimates again, so that it mends what it does to the past (error recycling); unit: latents a position.
     """
 
     kind: Literal["teacher", "diffusion"] = "teacher"
@@ -46,7 +46,8 @@ class ForcingConfig:
     context_noise: float = 0.0
     unit: int = 1
     own: float = 0.0
-    own_times: tuple[float, float] = (0.5, 0.95)
+    own_times: tuple[float, float] = (0.8, 1.0)
+    own_rounds: int = 1
 
 
 class Forcing:
@@ -73,15 +74,17 @@ class Forcing:
 
     @torch.no_grad()
     def past(self, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
-        """Clean blocks as later ones see them: true, or estimated with true ones before them."""
+        """Clean blocks as later ones see them: true, or the network's estimates of them."""
         cfg = self.cfg
         if cfg.kind == "diffusion" or float(shared(rng).uniform("own", ())) >= cfg.own:
             return x
-        blocks = self.layout.blocks(x.shape[2] // cfg.unit)
-        drawn = rng.uniform("own/t", (len(x), blocks[-1] + 1), *cfg.own_times, like=x).to(torch.float64)
-        t = block_times(drawn, blocks, cfg.unit)
-        xt = self.net.schedule.noise(x, rng.normal("own/eps", x.shape, like=x), t)
-        return AfterClean(self.net, self.layout, x, 0.0, cfg.unit).x0(xt, t, cond)
+        past, blocks = x, self.layout.blocks(x.shape[2] // cfg.unit)
+        for i in range(1 + shared(rng).integer("own/rounds", cfg.own_rounds)):
+            drawn = rng.uniform(f"own/t{i}", (len(x), blocks[-1] + 1), *cfg.own_times, like=x).to(torch.float64)
+            t = block_times(drawn, blocks, cfg.unit)
+            xt = self.net.schedule.noise(x, rng.normal(f"own/eps{i}", x.shape, like=x), t)
+            past = AfterClean(self.net, self.layout, past, 0.0, cfg.unit).x0(xt, t, cond)
+        return past
 
     def seeing(self, clean: Tensor, rng: Rng) -> Denoiser:
         """The network, each of whose blocks sees what came before it."""
