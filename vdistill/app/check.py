@@ -18,6 +18,7 @@ from .schema import Config, Validation
 from .schema_family import FamilyAnalytic, FamilyStock
 from .schema_judge import MethodAdversarial
 from .schema_method import MethodDmd2
+from .section import section_in
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,18 +94,18 @@ def key_lines() -> Iterator[str]:
             for each, model in UNIONS[name].items():
                 yield f"\n{name}: (name: {each})    {model.__doc__}"
                 yield from _fields(model, f"{name}.")
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield f"\n{name}:    {field.annotation.__doc__}"
-            yield from _fields(field.annotation, f"{name}.")
+        elif section := section_in(field.annotation):
+            yield f"\n{name}:    {section.__doc__}"
+            yield from _fields(section, f"{name}.")
         else:
             yield _line(name, field.default, field.description)
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield f"  {prefix}{name}:    {field.annotation.__doc__}"
-            yield from _fields(field.annotation, f"{prefix}{name}.")
+        if section := section_in(field.annotation):
+            yield f"  {prefix}{name}:    {section.__doc__}"
+            yield from _fields(section, f"{prefix}{name}.")
         elif name != "name" or prefix == "optim.":
             yield _line(f"{prefix}{name}", field.default, field.description)
 

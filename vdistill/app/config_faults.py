@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from .schema import Config, Data, Family, Scope
 from .schema_method import Method
+from .section import section_in
 from .yaml_lines import Fault, Key, Tree
 
 UNIONS: dict[str, dict[str, type[BaseModel]]] = {
@@ -171,8 +172,7 @@ def model_at(key: Key, value: Any) -> type[BaseModel] | None:
             model = UNIONS[str(part)].get(value.get("name", "") if isinstance(value, dict) else "")
         else:
             field = model.model_fields.get(str(part)) if model else None
-            kind = field.annotation if field else None
-            model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+            model = section_in(field.annotation) if field else None
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -23,6 +23,14 @@ def note(default: Any, text: str, unit: str = "", **bounds: Any) -> Any:
     """A field: its default (REQUIRED for none), what it means, its unit, and pydantic's bounds (ge, lt, ...)."""
     full = f"{text} [{unit}]" if unit else text
     return Field(default, description=full, json_schema_extra={"unit": unit or "none"}, **bounds)
+
+
+def section_in(kind: Any) -> type[BaseModel] | None:
+    """The section a field holds, always or where it is not null; None for a field that holds none."""
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
 
 
 def fault(key: str, text: str) -> PydanticCustomError:
