@@ -99,7 +99,7 @@ def looking(spec: Judge, teacher: Denoiser, critic: Denoiser) -> tuple[Look, nn.
     net = network_of(who)
     text = text_width(net) if spec.text else 0
     if spec.kind == TOKENS:
-        layers = layers_of(net, spec.layers, "method.judge.layers")
+        layers = layers_of(net, spec.layers, "method.judge.layers", last=not frozen)
         return taps_of(who, layers, frozen), TokenHeads([width_of(net, i) for i in layers], spec.hidden, text)
     assert isinstance(net, StockNet)
     steps = full_steps(spec.hidden) if spec.kind == "latent" else factorised_steps(spec.hidden)
@@ -120,10 +120,11 @@ def network_of(who: Denoiser) -> nn.Module:
     return net.net
 
 
-def layers_of(net: nn.Module, asked: tuple[int, ...], key: str) -> tuple[int, ...]:
-    """The blocks to look at, middle and last unless others are asked for. UserError for one that is not there."""
+def layers_of(net: nn.Module, asked: tuple[int, ...], key: str, last: bool = True) -> tuple[int, ...]:
+    """The blocks to look at, unless others are asked for the middle and the last, or, where those behind would run for
+    nothing else, the middle alone. UserError for one that is not there."""
     blocks = len(net.blocks()) if isinstance(net, StockNet) else len(net.hidden)  # type: ignore[arg-type]
-    layers = tuple(asked) or tuple(sorted({blocks // 2, blocks - 1}))
+    layers = tuple(asked) or (tuple(sorted({blocks // 2, blocks - 1})) if last else ((blocks - 1) // 2,))
     if max(layers) >= blocks:
         raise UserError(f"layers {list(layers)}, the network has 0..{blocks - 1}", key)
     return layers

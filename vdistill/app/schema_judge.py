@@ -25,7 +25,9 @@ class Judge(Section):
         "whose features kind: tokens looks at: the teacher's stay, the critic's learn with the judge; the critic "
         "of method adversarial is a copy of the teacher, trained to judge and nothing else",
     )
-    layers: Counts = note((), "blocks that are looked at; middle and last when left out", "block, from 0")
+    layers: Counts = note(
+        (), "blocks that are looked at; when left out the middle and, of a critic, the last", "block, from 0"
+    )
     hidden: int = note(64, "width of the judge", "channels", ge=8, le=4096)
     loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
     weight: float | None = note(
