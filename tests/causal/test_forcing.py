@@ -7,9 +7,12 @@ import torch
 from causal.student_bed import by_memory, clips, family, gradients, other
 from torch import Tensor
 
+from vdistill.causal.attend import View
+from vdistill.causal.cache import Cache
 from vdistill.causal.forcing import Forcing, ForcingConfig
 from vdistill.causal.layout import Layout
-from vdistill.causal.student import BlockCausal
+from vdistill.causal.rollout import Plan, make_block
+from vdistill.causal.student import BlockCausal, Remembering
 from vdistill.core.inputs import shared
 from vdistill.core.losses.regression import weighted_x0
 from vdistill.core.rng import Rng
@@ -28,22 +31,43 @@ def drawn(method: Forcing, x: Tensor) -> Tensor:
     return method.times(RNG, 6, x).unflatten(0, (2, 3)).repeat_interleave(2, 1)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_the_loss_is_that_of_blocks_one_after_the_other_with_their_memory(rounds: int) -> None:
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_the_loss_is_that_of_blocks_one_after_the_other_with_their_memory(own: float) -> None:
     f, b = family(), clips(family())
-    cfg = ForcingConfig(drop=0.0, own=float(rounds > 0), own_times=(0.4, 0.9), own_rounds=max(rounds, 1))
-    method = Forcing(cfg, LAYOUT, f.net, f.net)
+    method = Forcing(ForcingConfig(drop=0.0, own=own, own_times=(1.0, 0.5)), LAYOUT, f.net, f.net)
     said, t = method.loss("student", b, RNG).total, drawn(method, b.x)
-    clean = b.x
     with torch.no_grad():
-        for i in range(1 + shared(RNG).integer("own/rounds", rounds) if rounds else 0):
-            at = RNG.uniform(f"own/t{i}", (2, 3), 0.4, 0.9).repeat_interleave(2, 1)
-            clean = by_memory(f.net, LAYOUT, clean, noised(f.schedule, b.x, at, f"own/eps{i}"), at, b)
-        assert ((clean - b.x).abs().max() > 0.1) == (rounds > 0)
+        clean = method.past(b.x, b.cond, RNG)
         guess = by_memory(f.net, LAYOUT, clean, noised(f.schedule, b.x, t, "eps"), t, b)
     right = weighted_x0(guess, b.x, t, f.schedule, "flow", 0.05).mean()
     torch.testing.assert_close(said.detach(), right, rtol=1e-6, atol=0)
     assert any(g.any() for g in gradients(f.net, said))
+
+
+def test_a_past_of_its_own_is_a_stream_that_was_shown_its_beginning() -> None:
+    f, b = family(), clips(family(), 10)
+    method = Forcing(ForcingConfig(own=1.0, own_times=(1.0, 0.5)), LAYOUT, f.net, f.net)
+    firsts = set()
+    for step in range(12):
+        rng = Rng(3, step=step)
+        past = method.past(b.x, b.cond, rng)
+        true = 2 * (2 + shared(rng).integer("own/first", 3))
+        firsts.add(true)
+        assert torch.equal(past[:, :, :true], b.x[:, :, :true])
+        plan, cache = Plan(LAYOUT, (1.0, 0.5)), Cache(LAYOUT)
+        with torch.no_grad():
+            for start in range(0, 10, 2):
+                block, ids = b.x[:, :, start : start + 2], range(start, start + 2)
+                if start < true:
+                    view = View(cache, ids)
+                    view.keep = True
+                    Remembering(f.net, view).x0(block, torch.zeros(2, dtype=torch.float64), b.cond)
+                    view.commit()
+                    continue
+                noise = rng.normal(f"own/eps{start // 2}", block.shape, like=block)
+                made = make_block(f.net, noise, b.cond, cache, plan, rng, ids)
+                assert torch.equal(past[:, :, start : start + 2], made)
+    assert firsts == {4, 6, 8}
 
 
 def test_a_past_of_its_own_carries_no_graph_and_comes_as_often_as_said() -> None:

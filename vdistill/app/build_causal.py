@@ -78,7 +78,6 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
             unit,
             m.own,
             m.own_times,
-            m.own_rounds,
         )
         return Forcing(forcing, layout, student, module), None
     assert isinstance(m, MethodOdeInit | MethodCausalConsistency)

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from ..causal.layout import Layout
 from ..core.errors import UserError
 from .schema_steps import FewSteps
-from .section import Few, Interval, LocalPath, Section, Share, fault, note
+from .section import Few, LocalPath, Section, Share, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
 
@@ -87,10 +87,12 @@ class MethodForcing(Section):
     kind: Literal["teacher", "diffusion"] = note("teacher", "blocks see clean ones before them, or noisy ones")
     context_noise: Share = note(0.0, "clean blocks are noised to a level drawn below this", "t, 1 = noise")
     own: Share = note(
-        0.0, "steps at which clean blocks are the network's own estimates, so that it learns to mend its past", "share"
+        0.0,
+        "steps at which the clean blocks after a random one are the network's own, made as in a stream, so that it "
+        "learns to go on truly from them; for data whose beginning says how it goes on",
+        "share",
     )
-    own_times: Interval = note((0.8, 1.0), "times those estimates are made at", "t, 1 = noise")
-    own_rounds: int = note(1, "most rounds of estimates, each after those of the round before", "rounds", ge=1, le=16)
+    own_times: Few = note((1.0, 0.8), "steps of those blocks", "t, 1 = noise")
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)

@@ -21,7 +21,10 @@ from ..core.rng import Rng
 from ..core.sampling import at
 from ..core.step import Batch, Loss
 from ..core.times import LogitNormal, Shifted
+from .attend import View
+from .cache import Cache
 from .layout import Layout
+from .rollout import Plan, block_rng, make_block, part, remember
 from .student import AfterClean, BlockCausal, block_times
 
 
@@ -31,9 +34,9 @@ class ForcingConfig:
 
     time_mean, time_std: of the logit-normal t before the schedule's shift; weighting, floor: as of flow training;
     drop: share of samples trained without the condition `name`; context_noise: clean blocks are noised to a level drawn
-    below this, so that a student forgives its own errors; own: share of the steps at which clean blocks are the
-    network's own estimates of them, from noise at times drawn from own_times, after true ones or, for up to own_rounds,
-    after such estimates again, so that it mends what it does to the past (error recycling); unit: latents a position.
+    below this, so that a student forgives its own errors; own: share of the steps at which the clean blocks after a
+    random one are the network's own, made at own_times as in a stream, so that it learns to go on truly from what it
+    makes of the past (for data whose beginning says how it goes on); unit: latents to a position.
     """
 
     kind: Literal["teacher", "diffusion"] = "teacher"
@@ -46,8 +49,7 @@ class ForcingConfig:
     context_noise: float = 0.0
     unit: int = 1
     own: float = 0.0
-    own_times: tuple[float, float] = (0.8, 1.0)
-    own_rounds: int = 1
+    own_times: tuple[float, ...] = (1.0, 0.8)
 
 
 class Forcing:
@@ -74,17 +76,23 @@ class Forcing:
 
     @torch.no_grad()
     def past(self, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
-        """Clean blocks as later ones see them: true, or the network's estimates of them."""
-        cfg = self.cfg
-        if cfg.kind == "diffusion" or float(shared(rng).uniform("own", ())) >= cfg.own:
+        """Clean blocks as later ones see them: true, or true up to a random one and then made by the network itself."""
+        cfg, length = self.cfg, x.shape[2] // self.cfg.unit
+        spans = [*self.layout.spans(length)]
+        if cfg.kind == "diffusion" or len(spans) < 3 or float(shared(rng).uniform("own", ())) >= cfg.own:
             return x
-        past, blocks = x, self.layout.blocks(x.shape[2] // cfg.unit)
-        for i in range(1 + shared(rng).integer("own/rounds", cfg.own_rounds)):
-            drawn = rng.uniform(f"own/t{i}", (len(x), blocks[-1] + 1), *cfg.own_times, like=x).to(torch.float64)
-            t = block_times(drawn, blocks, cfg.unit)
-            xt = self.net.schedule.noise(x, rng.normal(f"own/eps{i}", x.shape, like=x), t)
-            past = AfterClean(self.net, self.layout, past, 0.0, cfg.unit).x0(xt, t, cond)
-        return past
+        plan, cache = Plan(self.layout, cfg.own_times, unit=cfg.unit), Cache(self.layout)
+        first, made = 1 + shared(rng).integer("own/first", len(spans) - 2), []
+        for number, (start, count) in enumerate(spans):
+            here, ids = part(cond, plan, start, count), range(start, start + count)
+            block = x.narrow(2, start * cfg.unit, count * cfg.unit)
+            if number <= first:
+                remember(self.net, block, here, View(cache, ids), plan, block_rng(rng, start))
+            else:
+                noise = rng.normal(f"own/eps{number}", block.shape, like=x)
+                block = make_block(self.net, noise, here, cache, plan, rng, ids)
+            made.append(block)
+        return torch.cat(made, 2)
 
     def seeing(self, clean: Tensor, rng: Rng) -> Denoiser:
         """The network, each of whose blocks sees what came before it."""
