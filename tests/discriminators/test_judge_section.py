@@ -97,6 +97,30 @@ def test_a_shipped_judge_is_right_reads_back_and_builds(path: Path) -> None:
     assert set(method.learners["critic"].keys()) == {"critic", "gan"}  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("judge", "method", "weights"),
+    [
+        ("{r1: 10}", "dmd2", (3e-3, 0.01)),
+        ("{features: teacher, r2: 5}", "dmd2", (3e-3, 1.0)),
+        ("{kind: motion}", "dmd2", (3e-3, 1.0)),
+        ("{r1: 10}", "adversarial", (1.0, 1.0)),
+        ("{weight: 0.5, watch_weight: 2.0, r1: 10}", "adversarial", (0.5, 2.0)),
+    ],
+)
+def test_weights_and_penalties_are_those_of_the_section(
+    judge: str, method: str, weights: tuple[float, float], tmp_path: Path
+) -> None:
+    path = written(tmp_path, judge)
+    path.write_text(path.read_text().replace("name: dmd2", f"name: {method}"))
+    config = load(path)
+    built: Any = build(config).method
+    term = built.term if method == "adversarial" else built.terms[0]
+    assert (term.weight, term.watch_weight) == weights
+    spec: Any = config.method
+    want = [(weight, of) for weight, of in ((spec.judge.r1, "real"), (spec.judge.r2, "fake")) if weight]
+    assert [(p.weight, p.of) for p in term.penalties] == want
+
+
 def test_a_judge_reads_back_as_it_was_and_a_run_without_one_is_written_as_before(tmp_path: Path) -> None:
     path = written(tmp_path, "{kind: motion, share: 0.2, r1: 10, text: true, augment: [flip]}")
     config = load(path)

@@ -80,6 +80,7 @@ def test_a_resumed_run_with_a_judge_equals_an_uninterrupted_one(
     student = [row for row in rows(tmp_path / "a") if "student/loss" in row]
     assert len(student) == (4 if method == "ladd" else 2)
     assert all(("student/pull" in row) == (method in JUDGES) for row in student)
+    assert all(row["student/grad"] > 0 and row["student/gan"] != 0 for row in student)
     if method == "teacher":
         assert student[0]["student/pull"] == pytest.approx(0.1, rel=1e-3)
 

@@ -224,3 +224,13 @@ def test_the_judge_pulls_its_share_and_the_sum_of_gradients_is_handed_on() -> No
     (by_share,) = torch.autograd.grad(shared.total, z)
     assert torch.allclose(by_plain, 2 * (a + 5 * b), atol=1e-5)
     assert torch.allclose(by_share, 2 * (a + 0.25 * b * a.norm() / b.norm()), atol=1e-5)
+
+
+def test_logits_keep_their_digits_under_autocast() -> None:
+    term, batch, _ = toy(True)
+    plain = term.watch(batch.x, batch, Rng(0)).total.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        level = next(term._levels(batch.x, Rng(0)))
+        logits = level.ask(batch.x, batch.cond)
+        assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+        assert term.watch(batch.x, batch, Rng(0)).total.item() == pytest.approx(plain, rel=1e-3)

@@ -48,9 +48,9 @@ def judge_of(
     look, module = looking(spec, teacher, critic)
     exact = spec.penalty == "exact"
     penalties: list[Penalty] = []
-    for weight, of in ((spec.r1, "real"), (spec.r2, "fake")):
-        if weight:
-            penalties.append(Slope(weight, of) if exact else Probe(weight, spec.sigma, of))  # type: ignore[arg-type]
+    for strength, of in ((spec.r1, "real"), (spec.r2, "fake")):
+        if strength:
+            penalties.append(Slope(strength, of) if exact else Probe(strength, spec.sigma, of))  # type: ignore[arg-type]
     times: Times = Uniform(spec.t_min, spec.t_max) if spec.time_mean is None else LogitNormal(spec.time_mean)
     return Adversarial(
         look,

@@ -40,7 +40,8 @@ class Level:
         return self.term.look(xt, self.t, cond)
 
     def judge(self, seen: Sequence[Tensor], cond: Cond) -> Tensor:
-        return torch.as_tensor(self.term.judge(seen, self.t, cond))
+        with torch.autocast(self.t.device.type, enabled=False):  # small, and differences of logits are what counts
+            return torch.as_tensor(self.term.judge(seen, self.t, cond))
 
     def ask(self, x: Tensor, cond: Cond) -> Tensor:
         return self.judge(self.show(x, cond), cond)
