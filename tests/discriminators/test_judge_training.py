@@ -20,7 +20,7 @@ from vdistill.core import checkpoint
 TEACHER = {"kind": "tokens", "features": "teacher", "text": True, "mismatched": True, "share": 0.1, "r1": 10.0}
 DMD2 = {"name": "dmd2", "steps": 2, "critic_per_student": 2}
 JUDGES: dict[str, dict[str, Any]] = {
-    "teacher": TEACHER | {"levels": 2, "augment": ["shift", "cutout"], "feature_matching": 0.1},
+    "teacher": TEACHER | {"levels": 2, "bands": 2, "augment": ["shift", "cutout"], "feature_matching": 0.1},
     "critic": {"kind": "tokens", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty": "exact", "anchor": 0.1},
     "motion": {"kind": "motion", "hidden": 8, "text": True, "mismatched": True, "loss": "hinge", "augment": ["flip"]},
 }

@@ -17,6 +17,7 @@ from vdistill.core.step import Batch, Loss
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.augment import AUGMENTS, in_turn
 from vdistill.discriminators.balance import GradientRatio
+from vdistill.discriminators.bands import Bands
 from vdistill.discriminators.heads import TokenHeads
 from vdistill.discriminators.latent import LatentJudge, MotionJudge, factorised_steps, full_steps
 from vdistill.discriminators.look import Taps, Whole
@@ -81,6 +82,19 @@ def test_the_text_counts_by_its_mean_once_the_projection_has_learned(kind: str) 
     padded = {"text": torch.cat([TEXT.fields["text"], torch.ones(2, 2, 6)], 1)}
     padded["text.mask"] = torch.tensor([1, 1, 1, 1, 1, 0, 0]).expand(2, 7)
     assert torch.allclose(judge(seen, T, TEXT), judge(seen, T, Cond(padded)), atol=1e-5)
+
+
+def test_every_band_of_noise_is_judged_by_its_own() -> None:
+    torch.manual_seed(0)
+    each = [TokenHeads([4], 8) for _ in range(3)]
+    judge, t = Bands(each, 0.1, 0.7), torch.tensor([0.1, 0.29, 0.31, 0.49, 0.51, 0.69, 0.05, 0.95])
+    seen = [torch.randn(8, 5, 4)]
+    alone = [j(seen, t, Cond()) for j in each]
+    want = torch.stack([alone[k][i] for i, k in enumerate([0, 0, 1, 1, 2, 2, 0, 2])])
+    assert torch.equal(judge(seen, t, Cond()), want)
+    judge([seen[0][:2]], t[:2], Cond()).sum().backward()
+    moved = [any((p.grad != 0).any() for p in j.parameters() if p.grad is not None) for j in each]
+    assert moved == [True, False, False] and all(p.grad is not None for p in judge.parameters())
 
 
 # -- weights of positions ------------------------------------------------------------------------------------------

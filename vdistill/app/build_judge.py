@@ -13,6 +13,7 @@ from ..core.times import LogitNormal, Times, Uniform
 from ..discriminators.adversarial import Adversarial
 from ..discriminators.anchor import Anchor
 from ..discriminators.augment import AUGMENTS, in_turn
+from ..discriminators.bands import Bands
 from ..discriminators.heads import TokenHeads
 from ..discriminators.latent import LatentJudge, MotionJudge, factorised_steps, full_steps
 from ..discriminators.look import Look, Taps, Whole
@@ -98,13 +99,23 @@ def looking(spec: Judge, teacher: Denoiser, critic: Denoiser) -> tuple[Look, nn.
     who = teacher if frozen else critic
     net = network_of(who)
     text = text_width(net) if spec.text else 0
+    look: Look = Whole()
+    layers: tuple[int, ...] = ()
     if spec.kind == TOKENS:
         layers = layers_of(net, spec.layers, "method.judge.layers", last=not frozen)
-        return taps_of(who, layers, frozen), TokenHeads([width_of(net, i) for i in layers], spec.hidden, text)
+        look = taps_of(who, layers, frozen)
+    judges = [judge_on(spec, net, layers, text) for _ in range(spec.bands)]
+    return look, judges[0] if len(judges) == 1 else Bands(judges, spec.t_min, spec.t_max)
+
+
+def judge_on(spec: Judge, net: nn.Module, layers: tuple[int, ...], text: int) -> nn.Module:
+    """One judge: of features after these layers of the network, or of latents as it takes them."""
+    if spec.kind == TOKENS:
+        return TokenHeads([width_of(net, i) for i in layers], spec.hidden, text)
     assert isinstance(net, StockNet)
     steps = full_steps(spec.hidden) if spec.kind == "latent" else factorised_steps(spec.hidden)
     judge = LatentJudge(net.channels, steps, spec.hidden, text)
-    return Whole(), MotionJudge(judge) if spec.kind == "motion" else judge
+    return MotionJudge(judge) if spec.kind == "motion" else judge
 
 
 def taps_of(who: Denoiser, layers: tuple[int, ...], frozen: bool = False) -> Taps:

@@ -40,6 +40,7 @@ class Judge(Section):
         None, "weight of the judge's own loss; 0.01 with the features of dmd2's critic, else 1, when left out", gt=0
     )
     levels: int = note(1, "noise levels averaged in a step", "levels", ge=1, le=16)
+    bands: int = note(1, "judges of their own for so many even bands of [t_min, t_max]", "bands", ge=1, le=16)
     t_min: Share = note(0.02, "smallest time at which it looks", "t, 1 = noise")
     t_max: Share = note(0.98, "largest time at which it looks", "t, 1 = noise")
     time_mean: float | None = note(
