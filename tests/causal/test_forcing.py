@@ -13,6 +13,8 @@ from vdistill.causal.forcing import Forcing, ForcingConfig
 from vdistill.causal.layout import Layout
 from vdistill.causal.rollout import Plan, make_block
 from vdistill.causal.student import BlockCausal, Remembering
+from vdistill.core.guidance import cfg
+from vdistill.core.guided import Guided
 from vdistill.core.inputs import shared
 from vdistill.core.losses.regression import weighted_x0
 from vdistill.core.rng import Rng
@@ -68,6 +70,15 @@ def test_a_past_of_its_own_is_a_stream_that_was_shown_its_beginning() -> None:
                 made = make_block(f.net, noise, b.cond, cache, plan, rng, ids)
                 assert torch.equal(past[:, :, start : start + 2], made)
     assert firsts == {4, 6, 8}
+
+
+def test_a_past_of_its_own_may_be_guided() -> None:
+    f, b = family(), clips(family())
+    cfg_own = ForcingConfig(own=1.0)
+    plain, guided = (Forcing(cfg_own, LAYOUT, f.net, f.net, Guided(f.net, cfg(s))) for s in (1.0, 3.0))
+    one, two, three = (m.past(b.x, b.cond, RNG) for m in (Forcing(cfg_own, LAYOUT, f.net, f.net), plain, guided))
+    torch.testing.assert_close(one, two)
+    assert (one - three).abs().max() > 1e-3 and torch.equal(one[:, :, :2], three[:, :, :2])
 
 
 def test_a_past_of_its_own_carries_no_graph_and_comes_as_often_as_said() -> None:

@@ -79,7 +79,8 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
             m.own,
             m.own_times,
         )
-        return Forcing(forcing, layout, student, module), None
+        maker = guided(student, family.guided_by, m.own_scale, config.train.guidance_batch)
+        return Forcing(forcing, layout, student, module, maker), None
     assert isinstance(m, MethodOdeInit | MethodCausalConsistency)
     times = m.times or tuple(family.net.schedule.grid(m.steps)[:-1].tolist())
     teacher = guided(roles.teacher, family.guided_by, m.scale, config.train.guidance_batch)

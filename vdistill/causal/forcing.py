@@ -53,10 +53,12 @@ class ForcingConfig:
 
 
 class Forcing:
-    """One learner, "student"."""
+    """One learner, "student". maker: makes the past that is the network's own; the network as it is, if not given."""
 
-    def __init__(self, cfg: ForcingConfig, layout: Layout, net: Denoiser, module: nn.Module) -> None:
-        self.cfg, self.layout, self.net = cfg, layout, net
+    def __init__(
+        self, cfg: ForcingConfig, layout: Layout, net: Denoiser, module: nn.Module, maker: Denoiser | None = None
+    ) -> None:
+        self.cfg, self.layout, self.net, self.maker = cfg, layout, net, maker or net
         self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
@@ -87,10 +89,10 @@ class Forcing:
             here, ids = part(cond, plan, start, count), range(start, start + count)
             block = x.narrow(2, start * cfg.unit, count * cfg.unit)
             if number <= first:
-                remember(self.net, block, here, View(cache, ids), plan, block_rng(rng, start))
+                remember(self.maker, block, here, View(cache, ids), plan, block_rng(rng, start))
             else:
                 noise = rng.normal(f"own/eps{number}", block.shape, like=x)
-                block = make_block(self.net, noise, here, cache, plan, rng, ids)
+                block = make_block(self.maker, noise, here, cache, plan, rng, ids)
             made.append(block)
         return torch.cat(made, 2)
 
