@@ -10,6 +10,7 @@ vdistill=${VDISTILL:-.venv/bin/vdistill}
 python=${PYTHON:-.venv/bin/python}
 
 "$vdistill" train configs/causal/shapes_forcing.yaml --out runs/shapes_forcing
+"$vdistill" train configs/causal/shapes_forcing_own.yaml --out runs/shapes_forcing_own
 "$vdistill" train configs/causal/shapes_causal_guidance.yaml --out "$run"
 rm -rf "$out"
 "$vdistill" export "$run" "$out" --to diffusers --dtype bfloat16

@@ -48,9 +48,11 @@ addEventListener("load", async () => {
   seen.hovered = !videos[0].paused && pressed() === 0;
   clip.dispatchEvent(new PointerEvent("pointerleave", { pointerType: "mouse" }));
   button.click();
-  await until(() => videos.every(v => v.currentTime > 0 && v.readyState >= 2));
-  seen.ready = videos.map(v => v.readyState);
-  seen.moving = videos.map(v => v.currentTime > 0 && !v.paused && v.error === null);
+  await until(() => {  // looked at in one go: a clip that begins anew is at 0, and not ready, for a moment
+    seen.ready = videos.map(v => v.readyState);
+    seen.moving = videos.map(v => v.currentTime > 0 && !v.paused && v.error === null);
+    return seen.ready.every(state => state >= 2) && seen.moving.every(Boolean);
+  });
   seen.size = [videos[0].videoWidth, videos[0].videoHeight, Math.round(videos[0].duration * 100) / 100];
   const canvas = document.createElement("canvas"); canvas.width = canvas.height = 1;
   const ink = canvas.getContext("2d"); ink.drawImage(videos[0], 0, 0, 1, 1, 0, 0, 1, 1);
