@@ -14,6 +14,6 @@ python=${PYTHON:-.venv/bin/python}
 "$vdistill" train configs/causal/shapes_causal_guidance.yaml --out "$run"
 rm -rf "$out"
 "$vdistill" export "$run" "$out" --to diffusers --dtype bfloat16
-"$vdistill" eval "$out" --clips 96 --seconds 60 --json "$run/eval.json"
+"$vdistill" eval "$out" --clips 48 --seconds 60 --json "$run/eval.json"
 "$python" tools/model_card.py "$run" "$out"
 echo "to ship it: rm -rf vdistill/assets/student_shapes_causal && cp -r $out vdistill/assets/student_shapes_causal"
