@@ -19,6 +19,17 @@ FLAGS = (
 )  # fmt: skip
 
 
+WATCH = """
+const faults = [];
+addEventListener("error", e => faults.push(String(e.message || e.target.outerHTML.slice(0, 80))), true);
+addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
+addEventListener("securitypolicyviolation", e => faults.push("refused " + e.blockedURI));
+// the page's clock is virtual and runs ahead of the decoder on a busy machine: wait long by it
+const until = async test => { for (let i = 0; i < 6000 && !test(); i++) await new Promise(go => setTimeout(go, 25)); };
+"""
+"""What probes of a page begin with: what goes wrong on it, and a way to wait."""
+
+
 class Balance(HTMLParser):
     """Open tags left over, and every attribute value."""
 

@@ -8,21 +8,16 @@ from html import unescape
 from typing import Any
 
 import pytest
-from pages import BROWSER, browse
+from pages import BROWSER, WATCH, browse
 
 from vdistill.app.report import Report, Sampler, write_report
 from vdistill.worlds.shapes import Shapes
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: the page was not opened")
 
-PROBE = """
-<script>
-const faults = [];
-addEventListener("error", e => faults.push(String(e.message || e.target.outerHTML.slice(0, 80))), true);
-addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
-addEventListener("securitypolicyviolation", e => faults.push("refused " + e.blockedURI));
-// the page's clock is virtual and runs ahead of the decoder on a busy machine: wait long by it
-const until = async test => { for (let i = 0; i < 6000 && !test(); i++) await new Promise(go => setTimeout(go, 25)); };
+PROBE = (
+    f"<script>{WATCH}"
+    + """
 const load = src => new Promise(go => {
   const image = new Image();
   image.onload = () => go(image.naturalWidth);
@@ -76,6 +71,7 @@ addEventListener("load", async () => {
 });
 </script>
 """
+)
 
 
 def sample() -> Report:

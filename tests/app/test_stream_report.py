@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from pages import BROWSER, Balance, browse, payloads, words
+from pages import BROWSER, WATCH, Balance, browse, payloads, words
 
 from vdistill.app.report import Sampler
 from vdistill.app.stream_report import (
@@ -172,13 +172,9 @@ def test_a_page_is_written_whole_and_a_missing_folder_is_one_line(tmp_path: Path
         write_stream_report(tmp_path / "absent" / "report.html", report())
 
 
-PROBE = """
-<script>
-const faults = [];
-addEventListener("error", e => faults.push(String(e.message || e.target.outerHTML.slice(0, 80))), true);
-addEventListener("unhandledrejection", e => faults.push(String(e.reason)));
-addEventListener("securitypolicyviolation", e => faults.push("refused " + e.blockedURI));
-const until = async test => { for (let i = 0; i < 6000 && !test(); i++) await new Promise(go => setTimeout(go, 25)); };
+PROBE = (
+    f"<script>{WATCH}"
+    + """
 addEventListener("load", async () => {
   const video = document.getElementById("player"), seeks = [...document.querySelectorAll("button.seek")], seen = {};
   const held = () => [...document.querySelectorAll(".prompts li")].map(li => li.getAttribute("aria-current"));
@@ -208,6 +204,7 @@ addEventListener("load", async () => {
 });
 </script>
 """
+)
 FRAME = """<!doctype html><body style="margin:0"><script>
 addEventListener("message", e => { document.documentElement.dataset.seen = e.data; });
 </script><iframe src="probed.html" style="border:0;width:WIDTHpx;height:900px"></iframe>"""

@@ -82,13 +82,13 @@ class Shown:
     def summary(self) -> dict[str, float]:
         """first_frame_ms, fps, native_fps, block_ms, memory_growth."""
         later = self.rows[1:]
-        tenth = next(r for r in self.rows if r["second"] >= self.rows[-1]["second"] / 4)
+        quarter = next(r for r in self.rows if r["second"] >= self.rows[-1]["second"] / 4)
         return {
             "first_frame_ms": 1000 * self.rows[0]["seconds"],
             "fps": sum(r["frames"] for r in later) / sum(r["seconds"] for r in later),
             "native_fps": FPS,
             "block_ms": 1000 * median(r["seconds"] for r in later),
-            "memory_growth": self.rows[-1]["remembered"] / tenth["remembered"],
+            "memory_growth": self.rows[-1]["remembered"] / quarter["remembered"],
         }
 
 
