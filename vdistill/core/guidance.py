@@ -144,9 +144,10 @@ class Guidance:
         used = self.needed(weights)
         conds = [cond.drop(self.branches[k].dropped) for k in used]
         parts = dict(zip(used, forwards(denoiser, x, t, conds, attend, max_batch), strict=True))
-        return self._mix(parts, weights, x).to(x.dtype) if used != [0] else parts[0]
+        return self.mix(parts, weights, x).to(x.dtype) if used != [0] else parts[0]
 
-    def _mix(self, parts: dict[int, Tensor], weights: Tensor, x: Tensor) -> Tensor:
+    def mix(self, parts: dict[int, Tensor], weights: Tensor, x: Tensor) -> Tensor:
+        """sum_k w_k p_k [B, ...] in float64, projected and rescaled; weights: [K, B] or [K, B, T], parts: k -> p_k."""
         w = {k: spread(weights[k], x) for k in parts}
         if self.project is None:
             mixed = reduce(torch.add, (w[k] * p for k, p in parts.items()))
