@@ -56,7 +56,7 @@ class Judge(Section):
     sigma: float = note(0.1, "deviation of the probe", "latent", gt=0)
     anchor: float = note(0.0, "weight of the tie to the averages of its past logits (LeCam); 0: none", ge=0)
     feature_matching: float = note(0.0, "weight of equal mean features, in the student's loss; 0: none", ge=0)
-    augment: Annotated[tuple[Literal["flip", "shift", "cutout"], ...], Field(strict=False)] = note(
+    augment: Annotated[tuple[Literal["flip", "shift", "cutout", "zoom", "gain"], ...], Field(strict=False)] = note(
         (), "changes of real and generated latents before they are looked at"
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from ..core.rng import Rng
 
@@ -48,7 +49,23 @@ def cutout(x: Tensor, rng: Rng) -> Tensor:
     return x * ~hole.view(len(x), *[1] * (x.ndim - 3), *hole.shape[1:])
 
 
-AUGMENTS: Mapping[str, Augment] = {"flip": flip, "shift": shift, "cutout": cutout}
+def zoom(x: Tensor, rng: Rng) -> Tensor:
+    """Scale each sample about its centre by 0.8 to 1.25, bilinearly; zeros come in."""
+    scale = 1.25 ** rng.uniform("augment/zoom", (len(x),), -1.0, 1.0, like=x).float()
+    place = torch.zeros(len(x), 2, 3, device=x.device)
+    place[:, 0, 0] = place[:, 1, 1] = 1 / scale
+    flat = x.float().flatten(1, -3)  # [B, ..., H, W]
+    grid = affine_grid(place, [*flat.shape], align_corners=False)
+    return grid_sample(flat, grid, align_corners=False).view_as(x).to(x.dtype)
+
+
+def gain(x: Tensor, rng: Rng) -> Tensor:
+    """Scale each channel of [B, C, ...] by about 0.8 to 1.25; of latents what a change of colours is of pixels."""
+    by = (0.2 * rng.normal("augment/gain", x.shape[:2], like=x)).exp()
+    return x * by.view(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
+AUGMENTS: Mapping[str, Augment] = {"flip": flip, "shift": shift, "cutout": cutout, "zoom": zoom, "gain": gain}
 
 
 def in_turn(parts: Sequence[Augment]) -> Augment:
