@@ -36,6 +36,7 @@ from vdistill.core.engine import Cadence, Engine
 from vdistill.core.guidance import cfg
 from vdistill.core.guided import Guided
 from vdistill.core.inputs import Generated, Noised, Simulated
+from vdistill.core.losses.divergence import DIVERGENCES, Name, Weigh
 from vdistill.core.optim import OptimSpec
 from vdistill.core.rng import Rng
 from vdistill.core.sampling import Renoise
@@ -173,12 +174,16 @@ def lcm() -> list[Row]:
     return [row(f"lcm, {len(times)} steps", len(times), few(net, times), cost=cost) for times in (FOUR[:1], FOUR)]
 
 
-def matched(name: str, times: tuple[float, ...], steps: int, each: int, gan: float = 0.0) -> list[Row]:
+def matched(
+    name: str, times: tuple[float, ...], steps: int, each: int, gan: float = 0.0, divergence: Name = "reverse_kl"
+) -> list[Row]:
     """DMD2 with backward simulation at `times`, `each` critic updates for one of the student's."""
     student, critic = (copy.deepcopy(learned()[0]) for _ in range(2))
     terms = [Adversarial(Taps(critic, (1, 2)), RF, TokenHeads([64, 64]), gan, 0.1)] if gan else []
     modules = {"student": student, "critic": critic}
-    method = Dmd2(Dmd2Config(each), LAW, student, critic, modules, Generated(Simulated(times)), terms)
+    weigh = Weigh(DIVERGENCES[divergence], terms[0].log_ratio) if divergence != "reverse_kl" else None
+    make = Generated(Simulated(times))
+    method = Dmd2(Dmd2Config(each), LAW, student, critic, modules, make, terms, weigh=weigh)
     cost = train(method, PLANE, steps, {"student": 5e-4, "critic": 2e-3}, ema=0.98)
     return [row(name, len(times), few(student, times), cost=cost)]
 
@@ -190,6 +195,10 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "lcm": lcm,
     "dmd2": lambda: matched("dmd2, 1 step", (1.0,), 3000, 5),
     "dmd2_gan": lambda: matched("dmd2 with GAN, 1 step", (1.0,), 3000, 5, 3e-3),
+    "dmd2_forward_kl": lambda: matched("dmd2 with GAN, forward KL, 1 step", (1.0,), 3000, 5, 3e-3, "forward_kl"),
+    "dmd2_jensen_shannon": lambda: matched(
+        "dmd2 with GAN, Jensen-Shannon, 1 step", (1.0,), 3000, 5, 3e-3, "jensen_shannon"
+    ),
     "dmd2_four": lambda: matched("dmd2, 4 steps", FOUR, 4000, 2),
     "dmd2_four_gan": lambda: matched("dmd2 with GAN, 4 steps", FOUR, 4000, 2, 0.1),
 }

@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "self_forcing": (ROLLED, {"last": 2, "level": 0.05}),
     "through": (ROLLED, {"through": True, "first_times": [1.0, 0.6, 0.3]}),
     "rolling": (ROLLED, {"rolling": 0.5, "window": 4}),
+    "f_distill": ({**ROLLED, "divergence": "forward_kl", "gan_weight": 0.01}, {"last": 2}),
     "longer": (ROLLED, {"rollout": 8}),
     "long_tuning": (ROLLED, {"rollout": 8, "extend": 2}),
 }

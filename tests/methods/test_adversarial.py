@@ -17,6 +17,7 @@ from vdistill.core.cond import Cond
 from vdistill.core.denoiser import Tapped
 from vdistill.core.engine import Engine
 from vdistill.core.inputs import Generated, NoiseOnly
+from vdistill.core.losses.divergence import Divergence
 from vdistill.core.losses.gan import Kind
 from vdistill.core.losses.matching import matching
 from vdistill.core.optim import OptimSpec
@@ -56,7 +57,7 @@ def gan(real: Exact, fake: Exact, kind: Kind = "ns", weight: float = 1.0) -> Adv
 
 @pytest.mark.parametrize(("kind", "h"), [("ns", lambda log_r: sigmoid(-log_r)), ("minimax", sigmoid)])
 @pytest.mark.parametrize("real", [gaussian(RF, [0.7, 0.1]), mixture(RF)], ids=["gaussian", "mixture"])
-def test_with_the_optimal_logit_it_is_the_matching_gradient(real: Exact, kind: Kind, h: object) -> None:
+def test_with_the_optimal_logit_it_is_the_matching_gradient(real: Exact, kind: Kind, h: Divergence) -> None:
     """Identity 2: ns is h = 1 / (1 + r), minimax r / (1 + r), up to (alpha / sigma)^2 of each sample."""
     fake, rng = gaussian(RF, [0.2, -0.4], 0.8), Rng(4)
     x = fake.sample(32, Rng(0)).double().requires_grad_()
@@ -64,7 +65,7 @@ def test_with_the_optimal_logit_it_is_the_matching_gradient(real: Exact, kind: K
     t = rng.uniform("gan/t", (32,), 0.1, 0.9)
     xt = RF.noise(x, rng.normal("gan/eps", x.shape).double(), t).detach()
     log_r = real.log_prob(xt, t) - fake.log_prob(xt, t)
-    loss = matching(x, real.x0(xt, t), fake.x0(xt, t), h=h, log_ratio=log_r, normalize=False)  # type: ignore[arg-type]
+    loss = matching(x, real.x0(xt, t), fake.x0(xt, t), weight=h(log_r), normalize=False)
     (by_scores,) = torch.autograd.grad(loss.mean() * 2, x)  # 2: the elements of a sample
     snr = ((1 - t) / t).square().view(-1, 1, 1)
     assert torch.allclose(by_gan, 0.7 * snr * by_scores, rtol=1e-7, atol=1e-12)

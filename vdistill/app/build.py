@@ -16,6 +16,7 @@ from ..core.errors import UserError
 from ..core.guidance import Guidance, cfg, chain, joint, star
 from ..core.guided import INPUT, Guided, Told
 from ..core.inputs import Generated, Inputs, Mixed, Noised, Simulated
+from ..core.losses.divergence import DIVERGENCES, Weigh
 from ..core.optim import OptimSpec
 from ..core.scope import AdapterRole, Lora, Roles, full_roles, lora_roles, merged
 from ..core.step import Balance, Generate, Method, added
@@ -199,9 +200,10 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
             GradientRatio(m.judge.share),
         )
     sid = m.sid_alpha if m.objective == "sid" else None
+    weigh = None if m.divergence == "reverse_kl" else Weigh(DIVERGENCES[m.divergence], terms[0].log_ratio)
     return Dmd2(
         Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,
-        make, terms, Uniform(m.t_min, m.t_max), see_of(config, family), balance,
+        make, terms, Uniform(m.t_min, m.t_max), see_of(config, family), balance, weigh,
     )  # fmt: skip
 
 

@@ -117,6 +117,13 @@ class MethodDmd2(FewSteps):
     objective: Literal["dmd", "sid"] = note(
         "dmd", "dmd: reverse KL; sid: score identity (Fisher divergence), with gradients through teacher and critic"
     )
+    divergence: Literal[
+        "reverse_kl", "softened_reverse_kl", "jensen_shannon", "hellinger", "forward_kl", "jeffreys"
+    ] = note(
+        "reverse_kl",
+        "f-divergence of objective: dmd (f-distill); any but reverse_kl weighs samples by the teacher's density over "
+        "their own, which a judge tells; forward_kl and jeffreys keep most modes",
+    )
     sid_alpha: float = note(1.0, "alpha of objective: sid; 0.5 is the divergence itself", ge=0, le=2)
     inputs: Literal["backward", "data", "mix", "bank", "rollout"] = note(
         "backward",
@@ -133,9 +140,10 @@ class MethodDmd2(FewSteps):
     critic_lr: float | None = note(None, "learning rate of the critic; optim's when left out", gt=0)
 
     @model_serializer(mode="wrap")
-    def _without_no_judge(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs without a judge are written down as they were before there were judges, and so go on."""
-        return {k: v for k, v in whole(self).items() if k != "judge" or v is not None}
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        later = {"judge": None, "divergence": "reverse_kl"}
+        return {k: v for k, v in whole(self).items() if k not in later or v != later[k]}
 
     @model_validator(mode="after")
     def _one_judge(self) -> MethodDmd2:
@@ -151,11 +159,26 @@ class MethodDmd2(FewSteps):
             raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
         if "sid_alpha" in self.model_fields_set and self.sid_alpha != 1.0 and self.objective != "sid":
             raise fault("sid_alpha", "has no effect with objective: dmd; it belongs to objective: sid")
+        if self.divergence != "reverse_kl":
+            self._ratio_is_known()
         if self.gan_layers and not self.gan_weight:
             raise fault("gan_layers", "has no effect while gan_weight is 0")
         if "data_weight" in self.model_fields_set and self.data_weight != 0.5 and self.inputs != "mix":
             raise fault("data_weight", f"has no effect with inputs: {self.inputs}; it belongs to inputs: mix")
         return self
+
+    def _ratio_is_known(self) -> None:
+        """Only a logistic judge that meets nothing else than real and generated samples tells their ratio."""
+        judge, key = self.judge, "divergence"
+        if self.objective != "dmd":
+            raise fault(key, f"has no effect with objective: {self.objective}; it belongs to objective: dmd")
+        if judge is None and not self.gan_weight:
+            raise fault(key, f"{self.divergence} needs a judge: add judge: {{}} or gan_weight")
+        loss = self.gan_loss if judge is None else judge.loss
+        if loss not in ("ns", "minimax"):
+            raise fault(key, f"{self.divergence} needs a judge whose logit is a log ratio: ns or minimax, not {loss}")
+        if judge is not None and judge.mismatched:
+            raise fault(key, f"{self.divergence} needs a judge of samples alone; leave mismatched out")
 
 
 Method = Annotated[

@@ -109,6 +109,13 @@ class Adversarial:
         parts = {"gan": loss, "told_apart": told, "logit_gap": real.float().mean() - fake.float().mean()}
         return Loss(loss, {name: value.detach() for name, value in parts.items()})
 
+    @torch.no_grad()
+    def log_ratio(self, xt: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """log q / p [B], q the real samples' law and p the generated ones', as a logistic judge sees it: its logit."""
+        with torch.autocast(xt.device.type, enabled=False):
+            logits = torch.as_tensor(self.judge(self.look(xt, t, cond), t, cond))
+        return logits.float().mean(1)
+
     def _watched(self, level: Level, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(what the judge pays [B], logits of generated, of real) at one level."""
         at, cond = self._at(x, batch), batch.cond

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, is_grad_enabled, nn, no_grad, set_grad_enabled
 
 from ..core.denoiser import Denoiser
+from ..core.losses.divergence import Weigh
 from ..core.losses.identity import score_identity
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
@@ -32,7 +33,8 @@ class Dmd2Config:
 
 class Dmd2:
     """Learners: "student", and "critic" with the modules of the terms. `teacher` comes guided; see: what teacher and
-    critic are shown of a sample; balance: how a term's loss is weighed against the matching."""
+    critic are shown of a sample; balance: how a term's loss is weighed against the matching; weigh: the matching's
+    weights, of another divergence than reverse KL (f-distill)."""
 
     def __init__(
         self,
@@ -46,12 +48,14 @@ class Dmd2:
         times: Times = Uniform(0.02, 0.98),
         see: See = alone,
         balance: Balance = added,
+        weigh: Weigh | None = None,
     ) -> None:
         self.cfg, self.teacher, self.student, self.critic = cfg, teacher, student, critic
         self.generate, self.terms, self.times, self.see = generate, terms, times, see
-        self.balance = balance
+        self.balance, self.weigh = balance, weigh
         self.carried = generate if isinstance(generate, Carried) else None
         watchers = {"critic": modules["critic"]} | {t.name: t.module for t in terms if t.module is not None}
+        watchers |= {} if weigh is None else {"weigh": weigh}
         self.learners: Mapping[str, nn.Module] = {"student": modules["student"], "critic": nn.ModuleDict(watchers)}
 
     def turn(self, step: int) -> tuple[str, ...]:
@@ -66,7 +70,11 @@ class Dmd2:
             t, xt = self._renoise(x, rng)
             real = self.see(self.teacher, x).x0(xt, t, batch.cond)
             fake = self.see(self.critic, x).x0(xt, t, batch.cond)
-        far = matching(x, real, fake) if self.cfg.sid is None else score_identity(x, real, fake, self.cfg.sid)
+        weight = None if self.weigh is None else self.weigh(xt.detach(), t, batch.cond)
+        if self.cfg.sid is None:
+            far = matching(x, real, fake, weight=weight)
+        else:
+            far = score_identity(x, real, fake, self.cfg.sid)
         loss = Loss(batch.mean(far), {"gap": (fake - real).detach().abs().mean()})
         for term in self.terms:
             loss = self.balance(x, loss, term.student(x, batch, rng))

@@ -1,26 +1,16 @@
 """Distribution matching: move the student's samples along the difference of two scores (DMD, Yin et al. 2023).
 
-With p the law of the noised student, q the noised teacher's and r = q / p, the gradient of an f-divergence D_f(q || p)
-is -E[h(r) (score_q - score_p) dx_t], h(r) = r^2 f''(r). In x0 form: g = h(r) (fake - real) / n, n = mean |x - real|.
+With p the law of the noised student and q the noised teacher's, the gradient of KL(p || q) in x0 form is (fake - real),
+here over n = mean |x - real|; a weight makes it that of another divergence (divergence.py).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..schedule import spread
 from .regression import per_sample
-
-Divergence = Callable[[Tensor], Tensor]
-"""h as a function of log r [B] -> [B]. Of the logarithm, because that is what a discriminator's logit estimates."""
-
-
-def reverse_kl(log_ratio: Tensor) -> Tensor:
-    """KL(p || q): h = 1."""
-    return torch.ones_like(log_ratio)
 
 
 def distance(x: Tensor, real: Tensor, floor: float = 1e-5) -> Tensor:
@@ -52,20 +42,6 @@ def along(x: Tensor, grad: Tensor) -> Tensor:
     return per_sample(0.5 * grad.square() + (x - x.detach()) * grad)
 
 
-def matching(
-    x: Tensor,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    h: Divergence = reverse_kl,
-    log_ratio: Tensor | None = None,
-    normalize: bool = True,
-) -> Tensor:
-    """The distribution-matching loss [B]. x carries the student's graph; log_ratio: log q / p at x_t [B].
-
-    Raises ValueError for an h other than reverse_kl without the ratio it needs.
-    """
-    if log_ratio is None and h is not reverse_kl:
-        raise ValueError("this divergence weighs by the density ratio: give log_ratio")
-    weight = None if log_ratio is None else h(log_ratio.detach())
+def matching(x: Tensor, real: Tensor, fake: Tensor, *, weight: Tensor | None = None, normalize: bool = True) -> Tensor:
+    """The distribution-matching loss [B]. x carries the student's graph; weight: h(r) at x_t [B], 1 without it."""
     return along(x, direction(x, real, fake, weight, normalize))
