@@ -37,13 +37,16 @@ def factorised_steps(width: int) -> list[nn.Module]:
 class LatentJudge(nn.Module):
     """Logits [B, N], one for a neighbourhood of latents: without norms over positions, no other has a say in it.
 
-    steps: the convolutions between the first, of `width` channels, and the logit; text: as in `TokenHeads`.
+    steps: the convolutions between the first, of `width` channels, and the logit; text: as in `TokenHeads`; times: how
+    many times it is told, t [B, times] where that is more than one.
     """
 
-    def __init__(self, channels: int, steps: Sequence[nn.Module], width: int = 64, text: int = 0) -> None:
+    def __init__(
+        self, channels: int, steps: Sequence[nn.Module], width: int = 64, text: int = 0, times: int = 1
+    ) -> None:
         super().__init__()
         self.enter = nn.Conv3d(channels, width, 1)
-        self.time = nn.Linear(1 + 2 * WAVES, width)
+        self.time = nn.Linear(times * (1 + 2 * WAVES), width)
         self.steps = nn.Sequential(nn.SiLU(), *steps)
         self.leave = nn.Linear(2 * width, 1)
         self.agree = Agreement(text, 2 * width) if text else None
@@ -52,7 +55,8 @@ class LatentJudge(nn.Module):
 
     def forward(self, seen: Sequence[Tensor], t: Tensor, cond: Cond) -> Tensor:
         (x,) = seen
-        h = self.enter(x.float()) + self.time(waves(t.expand(len(x))))[..., None, None, None]
+        told = torch.cat([waves(each.expand(len(x))) for each in (t.unbind(1) if t.ndim == 2 else [t])], 1)
+        h = self.enter(x.float()) + self.time(told)[..., None, None, None]
         h = self.steps(h).flatten(2).transpose(1, 2)  # [B, N, 2 width]
         said = self.leave(h).squeeze(-1)
         return said if self.agree is None else said + self.agree(h, cond)

@@ -1,0 +1,96 @@
+"""A judge of steps: does x_s lie where the teacher goes from x_t, or is it a jump (SDXL-Lightning, Lin et al. 2024)?
+
+D(x_t, x_s, t, s, c): the point before the step, the point after it, both times and the condition. Without the point
+before, D(x_s, s, c), it no longer asks that the jump ends on the same trajectory (the paper's relaxed second stage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core.cond import Cond
+from ..core.losses.gan import Kind, game, student_loss, watch_loss
+from ..core.rng import Rng
+from ..core.step import Batch, Loss
+from .adversarial import SHIFTED
+from .augment import Augment, in_turn
+from .look import Look
+from .penalties import Penalty
+
+
+@dataclass(frozen=True)
+class Pair:
+    """student(...), watch(...): as a `Term`'s, of a step x_t -> x_s instead of a clean sample.
+
+    look: what of a point is shown to the judge; judge: (seen, times, cond) -> logits [B, N], where each thing seen is
+    that of x_t and of x_s side by side along `axis` and times [B, 2] are t and s. before: False shows x_s alone, with
+    times [B]. axis: of channels, 1 of latents, -1 of features [B, N, C].
+    """
+
+    look: Look
+    judge: nn.Module
+    axis: int = 1
+    weight: float = 1.0
+    watch_weight: float = 1.0
+    kind: Kind = "ns"
+    before: bool = True
+    augment: Augment = in_turn(())
+    penalties: Sequence[Penalty] = ()
+    name: str = "pair"
+
+    @property
+    def module(self) -> nn.Module:
+        return self.judge
+
+    def student(
+        self, xt: Tensor, fake: Tensor, real: Tensor, t: Tensor, s: Tensor, cond: Cond, rng: Rng,
+        weight: Tensor | None = None,
+    ) -> Loss:  # fmt: skip
+        """The student's loss. xt, fake, real: [B, C, T, ...] at t [B] and, both of them, at s [B]; a gradient reaches
+        `fake` alone. weight: of the samples [B]."""
+        jump = Jump(self, xt, t, s, cond, rng)
+        logits = None
+        if game(self.kind).paired:
+            with torch.no_grad():
+                logits = jump.ask(real)
+        loss = self.weight * Batch(fake, cond, weight).mean(student_loss(jump.ask(fake), logits, self.kind))
+        return Loss(loss, {"gan": loss.detach()})
+
+    def watch(
+        self, xt: Tensor, fake: Tensor, real: Tensor, t: Tensor, s: Tensor, cond: Cond, rng: Rng,
+        weight: Tensor | None = None,
+    ) -> Loss:  # fmt: skip
+        """The judge's loss, of the same; real: where the teacher went from the same x_t."""
+        jump, fake = Jump(self, xt, t, s, cond, rng), fake.detach()
+        said, told = jump.ask(fake), jump.ask(real)
+        cost = watch_loss(told, said, self.kind)
+        for penalty in self.penalties:
+            shown, logits = (real, told) if penalty.of == "real" else (fake, said)
+            cost = cost + penalty(jump.ask, shown, logits, rng)
+        loss = self.watch_weight * Batch(fake, cond, weight).mean(cost)
+        right = told > said if self.kind in SHIFTED else torch.cat([told > 0, said < 0], 1)
+        parts = {"gan": loss, "told_apart": right.float().mean(), "logit_gap": told.mean() - said.mean()}
+        return Loss(loss, {name: value.detach().float() for name, value in parts.items()})
+
+
+class Jump:
+    """One step as the judge meets it: x_t is looked at once, then any x_s beside it, changed alike."""
+
+    def __init__(self, pair: Pair, xt: Tensor, t: Tensor, s: Tensor, cond: Cond, rng: Rng) -> None:
+        self.pair, self.s, self.cond, self.rng = pair, s, cond, rng
+        self.times, self.seen = s, list[Tensor]()
+        if pair.before:
+            self.times = torch.stack([t, s], 1)
+            self.seen = [*pair.look(pair.augment(xt.detach(), rng), t, cond)]
+
+    def ask(self, xs: Tensor) -> Tensor:
+        """Logits [B, N]."""
+        seen = self.pair.look(self.pair.augment(xs, self.rng), self.s, self.cond)
+        if self.seen:
+            seen = [torch.cat(two, self.pair.axis) for two in zip(self.seen, seen, strict=True)]
+        with torch.autocast(xs.device.type, enabled=False):
+            return torch.as_tensor(self.pair.judge(seen, self.times, self.cond))
