@@ -1,0 +1,69 @@
+"""What a talking clip is conditioned on, as a Cond: the sound each latent position hears, the reference image, text.
+
+Dropping "audio" or "ref" sets its values to 0 and its "on" to 0; networks then put their learned null token there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..core.cond import Cond
+from ..core.errors import UserError
+from .encoders import Encoder
+from .mel import Mel
+from .windows import Windows
+
+NULL = {
+    "audio": torch.zeros(1, 1, 1, 1),
+    "audio.on": torch.zeros(1, 1),
+    "ref": torch.zeros(1, 1, 1, 1),
+    "ref.on": torch.zeros(1),
+}
+"""name -> [1, ...], expanded to the value it replaces."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """encoder: of sound; windows: what a latent position hears of it."""
+
+    encoder: Encoder = Mel()
+    windows: Windows = Windows()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(S, F) of `along["audio"]` [B, T', S, F]."""
+        return self.windows.size, self.encoder.width
+
+    def __call__(self, sound: Tensor, reference: Tensor, text: Cond | None = None, valid: Tensor | None = None) -> Cond:
+        """sound [B, 640 T] in [-1, 1], T = stride * k + 1; reference [B, C, h, w]: the image as one latent frame;
+        text: the family's; valid [B, T]: frames that have sound (None: all). UserError where sizes do not fit."""
+        return self.heard(self.encoder.features(sound), reference, text, valid)
+
+    def heard(self, features: Tensor, reference: Tensor, text: Cond | None = None, valid: Tensor | None = None) -> Cond:
+        """The same from features [B, T, F], which are worth keeping."""
+        batch, frames, width = features.shape
+        if width != self.encoder.width or len(reference) != batch or reference.ndim != 4:
+            what = f"features [B, T, F] {[*features.shape]} with a reference {[*reference.shape]}"
+            raise UserError(what, "avatar conditions", f"F is {self.encoder.width}, the reference [B, C, h, w]")
+        on = torch.ones(batch, frames) if valid is None else valid.float()
+        if on.shape != (batch, frames):
+            raise UserError(f"valid {[*on.shape]} for {batch} clips of {frames} frames", "avatar conditions")
+        along = {"audio": self.windows(features), "audio.on": present(on, self.windows).to(features.device)}
+        fields = {"ref": reference, "ref.on": torch.ones(batch, device=reference.device)}
+        base = text or Cond()
+        return replace(
+            base, fields={**base.fields, **fields}, along={**base.along, **along}, null={**base.null, **NULL}
+        )
+
+
+def present(valid: Tensor, windows: Windows) -> Tensor:
+    """valid [B, T] -> [B, T']: 1 where at least half of a latent position's own frames have sound."""
+    batch, frames = valid.shape
+    own = pad(valid.float(), (windows.stride - 1, 0)).unfold(1, windows.stride, windows.stride)  # [B, T', stride]
+    counted = torch.full((windows.positions(frames),), float(windows.stride), device=valid.device)
+    counted[0] = 1
+    return (own.sum(-1) * 2 >= counted).float()
