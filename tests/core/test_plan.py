@@ -1,4 +1,4 @@
-"""Guidance with open scales: each sample of a batch gets what a fixed table of its own scales gives it, and no more passes."""
+"""Guidance with open scales: each sample gets what a fixed table of its own scales gives it, in no more passes."""
 
 import pytest
 import torch
@@ -22,7 +22,9 @@ def one_by_one(table):
     """Every sample of the case alone, under the table of its own scales."""
     x, t, cond = case()
     rows = [slice(i, i + 1) for i in range(B)]
-    each = [table(float(a), float(c)).x0(Curved(), x[r], t[r], cond.select(r)) for r, a, c in zip(rows, A, C, strict=True)]
+    each = [
+        table(float(a), float(c)).x0(Curved(), x[r], t[r], cond.select(r)) for r, a, c in zip(rows, A, C, strict=True)
+    ]
     return torch.cat(each)
 
 
@@ -71,7 +73,9 @@ def test_a_ramp_is_a_pair_of_scales_in_the_table():
     x, t, cond = case()
     ramped = plan("chain", ["b", "a"], {"a": (0.0, 1.0), "b": (1.0, 0.5)})
     wanted = Guided(Curved(), chain(("b", (3.0, 2.0)), ("a", (1.0, 4.0)))).x0(x, t, cond)
-    close(AsTold(Curved(), ramped).x0(x, t, tell(cond, {"a": torch.full((B,), 4.0), "b": torch.full((B,), 3.0)})), wanted)
+    close(
+        AsTold(Curved(), ramped).x0(x, t, tell(cond, {"a": torch.full((B,), 4.0), "b": torch.full((B,), 3.0)})), wanted
+    )
     close(ramped.at(a=4.0, b=3.0).x0(Curved(), x, t, cond), wanted)
 
 

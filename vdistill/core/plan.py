@@ -28,7 +28,7 @@ ON = "on"
 
 @dataclass(frozen=True)
 class Plan:
-    """names: of the scales, one a condition (a joint plan has one, "a+b"); guidance: the branches, with interval, shape,
+    """names: of the scales, one a condition (a joint plan has one, "a+b"); guidance: its branches, interval, shape,
     rescaling and projection; slopes: a_kc, one row a branch; ramp: name -> (factor at t = 1, at t = 0) of s_c - 1."""
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Plan:
         return replace(self.guidance, branches=tuple(replace(b, weight=(one, nil)) for b, one, nil in branches))
 
     def weights(self, scales: Mapping[str, Tensor], t: Tensor, on: Tensor | None = None) -> Tensor:
-        """w_k, float64 [K, B] or [K, B, T]: scales [B] each, t [B] or [B, T], on [B] (0: the conditional pass alone)."""
+        """w_k, float64 [K, B] or [K, B, T]: scales [B] each, t [B] or [B, T], on [B] (0: the conditional pass only)."""
         if missing := [name for name in self.names if name not in scales]:
             raise UserError(f"no scale for {missing}", "guidance", f"found {sorted(scales)}")
         t = t.to(torch.float64)
@@ -207,4 +207,3 @@ class Telling:
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         told = {k: torch.full((len(x),), v, device=x.device, dtype=x.dtype) for k, v in self.scales.items()}
         return self.denoiser.x0(x, t, tell(cond, told), attend=attend)
-
