@@ -1,0 +1,80 @@
+"""How far mouths are open, from pixels alone: how much of the lower face has the colour of the inside of a mouth.
+
+    a_t = mean over pixels of m exp(-|rgb - inner|^2 / s)
+
+x is [B, 3, T, H, W] in [-1, 1]; colours and squared distances are in [0, 1] units. m is the region, one face each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UserError
+
+INNER = (0.22, 0.03, 0.05)  # rgb of the dark inside of a mouth
+SPREAD = 0.03  # s, squared distance
+
+
+def lower_face(height: int, width: int) -> Tensor:
+    """[1, 1, H, W]: 1 where the mouth of a centred face is, rows .58 to .86 and columns .28 to .72 of the picture."""
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside = ((rows > 0.58) & (rows < 0.86))[:, None] & ((columns > 0.28) & (columns < 0.72))
+    return inside.float()[None, None]
+
+
+def openness(x: Tensor, region: Tensor | None = None, inner: Sequence[float] = INNER) -> Tensor:
+    """How much each pixel looks like the inside of a mouth, [B, T, H, W] in [0, 1]; differentiable.
+
+    region: [B or 1, T or 1, H, W] in [0, 1], of one face; the default is that of one centred face.
+    """
+    if x.ndim != 5 or x.shape[1] != 3:
+        raise UserError(f"expected [B, 3, T, H, W], found {list(x.shape)}", "aperture")
+    region = lower_face(*x.shape[-2:]) if region is None else region
+    if region.shape[-2:] != x.shape[-2:]:
+        raise UserError(f"a region of {list(region.shape[-2:])} on frames of {list(x.shape[-2:])}", "aperture")
+    colour = x.new_tensor(inner).view(1, 3, 1, 1, 1)
+    far = ((x.float() + 1) / 2 - colour).square().sum(1)
+    return torch.exp(-far / SPREAD) * region.to(far)
+
+
+def aperture(x: Tensor, region: Tensor | None = None, inner: Sequence[float] = INNER) -> Tensor:
+    """[B, T]: share of the picture's pixels that look like the inside of the mouth."""
+    return openness(x, region, inner).mean((-1, -2))
+
+
+def mouth_shape(x: Tensor, region: Tensor | None = None, inner: Sequence[float] = INNER) -> Tensor:
+    """[B, T, 3]: aperture, width (deviation across, share of the picture), roundness (deviation down over across).
+
+    Width and roundness are those of the pixels that count, so they say little while the mouth is shut.
+    """
+    m = openness(x, region, inner)
+    h, w = m.shape[-2:]
+    down = ((torch.arange(h, device=m.device) + 0.5) / h)[:, None]
+    across = (torch.arange(w, device=m.device) + 0.5) / w
+    total = m.sum((-1, -2)).clamp(min=1e-6)
+
+    def deviation(place: Tensor) -> Tensor:
+        middle = (m * place).sum((-1, -2)) / total
+        return ((m * (place - middle[..., None, None]).square()).sum((-1, -2)) / total).clamp(min=1e-8).sqrt()
+
+    width = deviation(across)
+    return torch.stack([m.mean((-1, -2)), width, deviation(down) / width.clamp(min=1e-3)], -1)
+
+
+def energy(x: Tensor, region: Tensor | None = None, inner: Sequence[float] = INNER) -> Tensor:
+    """[B]: variance of the aperture over time, how much this face talks."""
+    return aperture(x, region, inner).var(1, correction=0)
+
+
+def crosstalk(x: Tensor, silent: Tensor, active: Tensor, inner: Sequence[float] = INNER) -> Tensor:
+    """[B]: aperture energy of the face that should be silent over that of the one that speaks; 0 is none, 1 all.
+
+    silent, active: regions [B or 1, T or 1, H, W]. Each is first divided by its mean, so a larger face talks no more.
+    Infinite where the active face does not move at all and the silent one does; 0 where neither does.
+    """
+    quiet, loud = (energy(x, r, inner) / r.float().mean().clamp(min=1e-6).square() for r in (silent, active))
+    return torch.where(quiet == 0, torch.zeros_like(quiet), quiet / loud)
