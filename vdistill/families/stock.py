@@ -221,7 +221,7 @@ class StockFamily(Captions):
 
     def save(self, net: Net, folder: Path, times: Sequence[float] | None = None) -> None:
         """Write the stock pipeline with the weights of `net`; `times` adds the trained few-step schedule, and an
-        embedding of the guidance scale goes into a file of its own beside it."""
+        embedding of the guidance scale, and what acts from beside the network, go into files of their own."""
         network = self.network_of(net)
         pipe = copy.copy(self.pipe)
         changed: dict[str, Any] = dict(network.parts)
@@ -235,6 +235,8 @@ class StockFamily(Captions):
             config.write_text(json.dumps(kept, indent=2) + "\n")
         if isinstance(network.guidance, GuidanceEmbedding):
             save_file(network.guidance.state_dict(), folder / GUIDANCE_FILE)
+        for each in network.beside.values():
+            each.write(folder)  # type: ignore[operator]
 
 
 def pictures(image: Tensor) -> list[Image.Image]:

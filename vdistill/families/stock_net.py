@@ -7,8 +7,9 @@ here. Weights and state-dict keys stay those of diffusers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,16 @@ def dtype_of(model: Any) -> torch.dtype:
         if value.is_floating_point() and value.element_size() > 1 and not any(part in name for part in wide):
             return value.dtype  # type: ignore[no-any-return]
     return model.dtype  # type: ignore[no-any-return]
+
+
+class Beside(Protocol):
+    """Modules that act on a stock network from beside it, with weights and a file of their own."""
+
+    def acting(self, host: Any, x: Tensor, cond: Cond) -> AbstractContextManager[None]:
+        """Inside, the network `host` answers for x [B, C, T, H, W] under `cond` as these modules make it."""
+
+    def write(self, folder: Path) -> None:
+        """Put them into a model folder, beside the stock pipeline."""
 
 
 class Enough(Exception):
@@ -58,6 +69,7 @@ class StockNet(nn.Module):
         for name, module in parts.items():
             self.add_module(name, module)
         self.guidance = guidance
+        self.beside = nn.ModuleDict()  # name -> a `Beside`
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -110,7 +122,10 @@ class StockNet(nn.Module):
             raise UserError(
                 "a clip that starts from an image is made at once", "causal", "take a folder that starts from text"
             )
-        with self.attending(attend, kept_of(attend, cond)):
+        with ExitStack() as held:
+            for each in self.beside.values():
+                held.enter_context(each.acting(self, x, cond))  # type: ignore[operator]
+            held.enter_context(self.attending(attend, kept_of(attend, cond)))
             try:
                 return self.predict(x, self.clock.told(t), cond)
             except Enough:
@@ -208,7 +223,7 @@ class StockNet(nn.Module):
         if self.takes_scale:
             return self
         layer = self._text_layer(self.model)
-        return self.again(GuidanceEmbedding(layer.in_features))
+        return self._with_its_own(self.again(GuidanceEmbedding(layer.in_features)))
 
     def again(self, guidance: GuidanceEmbedding | None) -> Self:
         """The same stock modules with another embedding of the scale, or none."""
@@ -231,7 +246,11 @@ class StockNet(nn.Module):
             with torch.no_grad():
                 shift = self.guidance(torch.tensor([scale], device=first.weight.device))[0, 0]
                 first.bias.add_(first.weight @ shift.to(first.weight.dtype))
-        return self.again(None)
+        return self._with_its_own(self.again(None))
+
+    def _with_its_own(self, made: Self) -> Self:
+        made.beside = self.beside
+        return made
 
     def _text_layer(self, module: nn.Module) -> nn.Linear:
         if self.text_in is None:
