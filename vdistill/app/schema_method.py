@@ -12,6 +12,7 @@ from .schema_steps import FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
+Gain = Annotated[float, Field(ge=0, le=100)]
 
 
 class GuidanceSpec(Section):
@@ -52,6 +53,28 @@ class MethodFlow(Section):
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
     weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
+    drop: dict[str, Share] | None = note(
+        None, "instead of drop_text: conditions, several joined by +, -> share trained without them", "share"
+    )
+    regions: dict[str, Gain] | None = note(None, "region of the data -> how much more an error counts there", "times")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k not in ("drop", "regions") or v is not None}
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MethodFlow:
+        if self.drop is not None and not 0 < sum(self.drop.values()) <= 1:
+            raise fault("drop", f"shares exclude each other; together above 0 and at most 1, found {self.drop}")
+        if self.drop is not None and "drop_text" in self.model_fields_set and self.drop_text != 0.1:
+            raise fault("drop_text", "and drop are two ways to say one thing; say it in drop")
+        return self
+
+    @property
+    def drops(self) -> tuple[tuple[tuple[str, ...], float], ...]:
+        """(conditions dropped together, share of samples)."""
+        return tuple((tuple(n.strip() for n in names.split("+")), share) for names, share in (self.drop or {}).items())
 
 
 class MethodGuidance(Section):

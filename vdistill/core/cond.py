@@ -45,6 +45,17 @@ class Cond:
 
         return replace(self, fields=without(self.fields), along=without(self.along))
 
+    def drop_by(self, table: Sequence[tuple[Collection[str], float]], draw: Tensor) -> Cond:
+        """Drop in each sample what its draw [B] in [0, 1) says: each row of the table (names, share of the samples) has
+        an interval of its own, in order, so that the rows exclude each other and what is left keeps everything."""
+        cond, low = self, 0.0
+        for names, share in table:
+            chosen = (draw >= low) & (draw < low + share)
+            for name in names:
+                cond = cond.drop_where(name, chosen)
+            low += share
+        return cond
+
     def _parts(self, name: str) -> set[str]:
         """The tensors that are one condition. KeyError, naming what can be dropped, for one without a null."""
         present = {*self.fields, *self.along}

@@ -16,19 +16,22 @@ from .rng import Rng
 
 @dataclass(frozen=True)
 class Batch:
-    """x: clean samples [B, C, T, ...] (their shape is what a data-free method generates); weight: [B]; keys: whose."""
+    """x: clean samples [B, C, T, ...] (their shape is what a data-free method generates); weight: [B]; keys: whose;
+    regions: name -> share of each position that is in it, [B, 1, T, ...], in [0, 1]."""
 
     x: Tensor
     cond: Cond
     weight: Tensor | None = None
     keys: tuple[str, ...] = ()
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device | str) -> Batch:
         weight = None if self.weight is None else self.weight.to(device)
-        return Batch(self.x.to(device), self.cond.to(device), weight, self.keys)
+        regions = {name: share.to(device) for name, share in self.regions.items()}
+        return Batch(self.x.to(device), self.cond.to(device), weight, self.keys, regions)
 
     def mean(self, per_sample: Tensor) -> Tensor:
         """Mean of [B] values under the sample weights (plain mean without them)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from ..core.denoiser import Denoiser
-from ..core.losses.regression import Weighting, weighted_x0
+from ..core.losses.regression import Weighting, position_weights, weighted_x0
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
 from ..core.times import LogitNormal, Shifted
@@ -18,7 +18,8 @@ from ..core.times import LogitNormal, Shifted
 class FlowConfig:
     """time_mean, time_std: of the logit-normal t before the schedule's shift (Esser et al. 2024); weighting: whose
     squared error is minimised, "flow" the velocity's (Lipman et al. 2023); floor: of its weight; drop: share of
-    samples trained without the condition `name`."""
+    samples trained without the condition `name`; drops: instead, (conditions dropped together, share of samples), which
+    exclude each other; regions: name -> how much more an error counts there."""
 
     time_mean: float = 0.0
     time_std: float = 1.0
@@ -26,6 +27,13 @@ class FlowConfig:
     drop: float = 0.1
     weighting: Weighting = "flow"
     name: str = "text"
+    drops: tuple[tuple[tuple[str, ...], float], ...] = ()
+    regions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def table(self) -> tuple[tuple[tuple[str, ...], float], ...]:
+        """What `Cond.drop_by` takes."""
+        return self.drops or (((self.name,), self.drop),)
 
 
 class Flow:
@@ -43,8 +51,9 @@ class Flow:
         x, n, cfg = batch.x, len(batch), self.cfg
         t = self.times(rng, n, x)
         cond = batch.cond
-        if cfg.name in cond.null:
-            cond = cond.drop_where(cfg.name, rng.uniform("drop", (n,), like=x) < cfg.drop)
+        if all(name in cond.null for names, _ in cfg.table for name in names):
+            cond = cond.drop_by(cfg.table, rng.uniform("drop", (n,), like=x))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         guess = self.net.x0(xt, t, cond)
-        return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))
+        where = position_weights(batch.regions, cfg.regions)
+        return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor, where)))

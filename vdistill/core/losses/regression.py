@@ -5,7 +5,7 @@ Every distance is a mean over all but the batch axis, so its size does not depen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -65,8 +65,27 @@ def x0_weight(schedule: Schedule, t: Tensor, weighting: Weighting, floor: float 
 
 
 def weighted_x0(
-    x0_hat: Tensor, x0: Tensor, t: Tensor, schedule: Schedule, weighting: Weighting = "flow", floor: float = 0.05
+    x0_hat: Tensor,
+    x0: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    weighting: Weighting = "flow",
+    floor: float = 0.05,
+    where: Tensor | None = None,
 ) -> Tensor:
-    """mean w(t) |x0_hat - x0|^2 [B]; t: [B] or [B, T]. See `x0_weight`."""
-    weight = spread(x0_weight(schedule, t, weighting, floor), x0)
-    return per_sample(weight.to(x0_hat.dtype) * (x0_hat - x0).square())
+    """mean w(t) |x0_hat - x0|^2 [B]; t: [B] or [B, T]. See `x0_weight`. where: weights [B, 1, T, ...] of positions."""
+    weight = spread(x0_weight(schedule, t, weighting, floor), x0).to(x0_hat.dtype)
+    if where is not None:
+        weight = weight * where.to(x0_hat.dtype)
+    return per_sample(weight * (x0_hat - x0).square())
+
+
+def position_weights(regions: Mapping[str, Tensor], gains: Mapping[str, float]) -> Tensor | None:
+    """1 + sum_k g_k M_k of regions M_k [B, 1, T, ...], brought to mean 1 in each sample; None without gains.
+
+    KeyError for a region that is not there.
+    """
+    if not gains:
+        return None
+    extra = torch.stack([gain * regions[name] for name, gain in gains.items()]).sum(0)
+    return (1 + extra) / spread(1 + per_sample(extra), extra)
