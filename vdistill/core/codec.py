@@ -21,6 +21,9 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
+    def unclipped(self, latents: Tensor) -> Tensor:
+        """As `decode`, not clipped to [-1, 1], and a gradient goes through."""
+
     def shape(self, length: int, height: int, width: int) -> tuple[int, int, int, int]:
         """[C, T', H', W'] of the latents of such a clip; raises UserError for sizes it cannot hold."""
 

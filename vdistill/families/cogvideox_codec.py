@@ -49,8 +49,8 @@ class CogCodec(KlCodec):
         z = super().encode(pixels)
         return torch.cat([*[z[:, :, :1]] * self.spare, z], 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return super().decode(latents[:, :, self.spare :])
+    def unclipped(self, latents: Tensor) -> Tensor:
+        return super().unclipped(latents[:, :, self.spare :])
 
     def stream(self) -> Callable[[Tensor], Tensor]:
         """Equal to decoding the whole clip of an odd number of latent frames (and the spare ones in front), whatever

@@ -60,7 +60,7 @@ class KlCodec:
         return self.unclipped(latents).clamp(-1, 1)
 
     def unclipped(self, latents: Tensor) -> Tensor:
-        """Pixels as the VAE says them."""
+        """Pixels as the VAE says them; a gradient goes through."""
         frames = latents.shape[2]
         if self.flat:
             latents = latents.transpose(1, 2).flatten(0, 1)

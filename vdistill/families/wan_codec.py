@@ -38,8 +38,12 @@ class WanCodec:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, clipped to [-1, 1]."""
+        return self.unclipped(latents).clamp(-1, 1)
+
+    def unclipped(self, latents: Tensor) -> Tensor:
+        """Pixels as the VAE says them; a gradient goes through."""
         mean, inverse = self.scales(latents)
-        return self.vae.decode((latents / inverse + mean).to(self.vae.dtype), return_dict=False)[0].float().clamp(-1, 1)  # type: ignore[no-any-return]
+        return self.vae.decode((latents / inverse + mean).to(self.vae.dtype), return_dict=False)[0].float()  # type: ignore[no-any-return]
 
     def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         if (frames - 1) % self.temporal or height % self.spatial or width % self.spatial:
