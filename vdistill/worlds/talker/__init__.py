@@ -1,0 +1,1 @@
+"""The `talker` world: faces that speak real synthesised speech, with the exact truth about every frame."""
