@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vdistill.avatar.conditions import Conditions, present
+from vdistill.avatar.conditions import Conditions, pooled, present
 from vdistill.avatar.mel import Mel
+from vdistill.avatar.voiced import Voiced
 from vdistill.avatar.windows import Windows
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
@@ -55,3 +56,46 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         Conditions()(SOUND, REFERENCE[:1])
     with pytest.raises(UserError, match=r"valid \[2, 8\] for 2 clips of 9 frames"):
         Conditions()(SOUND, REFERENCE, valid=torch.ones(2, 8))
+
+
+def duo() -> tuple[torch.Tensor, torch.Tensor]:
+    """Speaker 0 is loud for 9 frames on the left; speaker 1 is silent on the right."""
+    sounds = torch.stack([SOUND[0], torch.zeros(640 * 9)])[None]
+    masks = torch.zeros(1, 2, 9, 8, 16)
+    masks[:, 0, ..., :8], masks[:, 1, ..., 8:] = 1, 1
+    return sounds, masks
+
+
+def test_of_several_speakers_each_has_a_track_and_a_place_and_the_silent_listen() -> None:
+    sounds, masks = duo()
+    reference = torch.zeros(1, 4, 2, 4)
+    cond = Conditions().several(sounds, masks, reference)
+    assert cond.along["audio"].shape == (1, 3, 2, 8, 160)
+    assert torch.equal(cond.along["audio"][:, :, 0], Conditions()(sounds[:, 0], reference).along["audio"])
+    assert cond.along["audio.on"].tolist() == [[[1, 2]] * 3]
+    assert cond.along["speakers"][0, 2].tolist() == [[[1, 1, 0, 0]] * 2, [[0, 0, 1, 1]] * 2]
+    swapped = Conditions().several(sounds.flip(1), masks.flip(1), reference)
+    assert torch.equal(swapped.along["audio"], cond.along["audio"].flip(2))
+    mute = cond.drop(["audio"])
+    assert not mute.along["audio.on"].any() and torch.equal(mute.along["speakers"], cond.along["speakers"])
+    with pytest.raises(UserError, match="1 masks for 2 speakers"):
+        Conditions().several(sounds, masks[:, :1], reference)
+    with pytest.raises(UserError, match="masks of 5 frames for sound of 9"):
+        Conditions().several(sounds, masks[:, :, :5], reference)
+
+
+def test_a_mask_is_pooled_over_the_frames_of_a_position() -> None:
+    masks = torch.zeros(1, 9, 4, 4)
+    masks[:, 1:3, :2] = 1
+    assert pooled(masks, Windows(), (2, 2))[0].tolist() == [[[0, 0], [0, 0]], [[0.5, 0.5], [0, 0]], [[0, 0], [0, 0]]]
+    assert pooled(masks[:, :1], Windows(), (2, 2)).shape == (1, 1, 2, 2)
+
+
+def test_speech_lasts_a_little_longer_than_its_loud_frames() -> None:
+    sound = torch.zeros(640 * 20)
+    sound[640 * 5 : 640 * 7] = 0.1
+    assert Voiced(hold=3)(sound).nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
+    assert Voiced(hold=0, lead=2)(sound).nonzero().flatten().tolist() == [3, 4, 5, 6]
+    assert not Voiced()(0.001 * sound).any()
+    batch = Voiced(hold=3)(torch.stack([sound, sound * 0])[None])
+    assert batch.shape == (1, 2, 20) and batch[0, 0].sum() == 5 and not batch[0, 1].any()

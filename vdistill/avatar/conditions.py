@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from ..core.cond import Cond
 from ..core.errors import UserError
+from .adapter_tokens import LISTENS, SPEAKS
 from .encoders import Encoder
 from .mel import Mel
+from .voiced import Voiced
 from .windows import Windows
 
 NULL = {
@@ -58,6 +60,41 @@ class Conditions:
         return replace(
             base, fields={**base.fields, **fields}, along={**base.along, **along}, null={**base.null, **NULL}
         )
+
+    def several(
+        self, sounds: Tensor, masks: Tensor, reference: Tensor, text: Cond | None = None, speaks: Tensor | None = None
+    ) -> Cond:
+        """N speakers in one picture, each with a track: those who are silent listen.
+
+        sounds [B, N, 640 T]; masks [B, N, T, H, W] in [0, 1], whose pixels are whose; speaks: bool [B, N, T], otherwise
+        by loudness. along: "audio" [B, T', N, S, F], "audio.on" [B, T', N], "speakers" [B, T', N, h, w].
+        """
+        batch, many = sounds.shape[:2]
+        if masks.shape[:2] != (batch, many):
+            raise UserError(f"{masks.shape[1]} masks for {many} speakers", "avatar conditions", "one mask a speaker")
+        features = self.encoder.features(sounds.flatten(0, 1)).unflatten(0, (batch, many))  # [B, N, T, F]
+        if masks.shape[2] != features.shape[2]:
+            what = f"masks of {masks.shape[2]} frames for sound of {features.shape[2]}"
+            raise UserError(what, "avatar conditions")
+        heard = self.windows(features.flatten(0, 1)).unflatten(0, (batch, many)).transpose(1, 2)
+        loud = Voiced()(sounds) if speaks is None else speaks
+        own = present(loud.flatten(0, 1), self.windows).unflatten(0, (batch, many)).transpose(1, 2)
+        shares = pooled(masks.flatten(0, 1), self.windows, (reference.shape[-2], reference.shape[-1]))
+        one = self.heard(features[:, 0], reference, text)
+        along = {
+            "audio": heard,
+            "audio.on": torch.where(own > 0, SPEAKS, LISTENS).to(features),
+            "speakers": shares.unflatten(0, (batch, many)).transpose(1, 2).to(features),
+        }
+        return replace(one, along={**one.along, **along})
+
+
+def pooled(masks: Tensor, windows: Windows, grid: tuple[int, int]) -> Tensor:
+    """masks [B, T, H, W] -> [B, T', h, w]: mean over the pixels and frames of each latent place."""
+    windows.positions(masks.shape[1])
+    small = adaptive_avg_pool2d(masks.float(), grid)
+    first, rest = small[:, :1], small[:, 1:]
+    return torch.cat([first, rest.unflatten(1, (-1, windows.stride)).mean(2)], 1) if rest.shape[1] else first
 
 
 def present(valid: Tensor, windows: Windows) -> Tensor:

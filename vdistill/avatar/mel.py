@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from .pieces import Pieces
 from .rates import RATE, SAMPLES, whole_frames
 
 HOP = 160  # samples, 10 ms
@@ -46,13 +47,13 @@ class Mel:
     @property
     def ahead(self) -> int:
         """Samples after a frame's end that its features see."""
-        return PIECE - self._before - SAMPLES
+        return PIECE - self.before - SAMPLES
 
     def features(self, sound: Tensor) -> Tensor:
         """sound [B, samples] in [-1, 1] at 16 kHz -> [B, T, 4 * bands] at 25 a second, T whole frames."""
         frames = whole_frames(sound.shape[-1])
-        padded = torch.nn.functional.pad(sound.float(), (self._before, PIECE))
-        each = [[self._frame(one[SAMPLES * f : SAMPLES * f + PIECE]) for f in range(frames)] for one in padded]
+        padded = torch.nn.functional.pad(sound.float(), (self.before, PIECE))
+        each = [[self.frame(one[SAMPLES * f : SAMPLES * f + PIECE]) for f in range(frames)] for one in padded]
         return torch.stack([torch.stack(one) for one in each])
 
     def stream(self) -> MelStream:
@@ -60,11 +61,11 @@ class Mel:
         return MelStream(self)
 
     @property
-    def _before(self) -> int:
+    def before(self) -> int:
         """Zeros before the first sample."""
         return WINDOW - HOP if self.causal else WINDOW // 2
 
-    def _frame(self, piece: Tensor) -> Tensor:
+    def frame(self, piece: Tensor) -> Tensor:
         """[PIECE] -> [4 * bands]."""
         shown = piece.unfold(0, WINDOW, HOP) * self._hann.to(piece.device)  # [4, WINDOW]
         spectrum = torch.fft.rfft(shown)
@@ -84,25 +85,19 @@ class MelStream:
     """Sound in pieces of any size -> the features of the frames they complete."""
 
     def __init__(self, mel: Mel) -> None:
-        self.mel, self.samples, self.frames = mel, 0, 0
-        self._held = torch.zeros(mel._before)
+        self.mel = mel
+        self._pieces = Pieces(PIECE, SAMPLES, mel.before)
 
     def push(self, pcm: Tensor) -> Tensor:
         """pcm [samples] in [-1, 1] -> [frames completed by it, 4 * bands]."""
-        self.samples += len(pcm)
-        self._held = torch.cat([self._held, pcm.float().to(self._held.device)])
-        return self._take((len(self._held) - PIECE) // SAMPLES + 1)
+        return self._said(self._pieces.push(pcm))
 
     def flush(self) -> Tensor:
         """The last whole frames, with silence after the end."""
-        self._held = torch.cat([self._held, torch.zeros(PIECE)])
-        return self._take(self.samples // SAMPLES - self.frames)
+        return self._said(self._pieces.flush(self._pieces.samples // SAMPLES))
 
-    def _take(self, count: int) -> Tensor:
-        count = max(0, count)
-        made = [self.mel._frame(self._held[SAMPLES * f : SAMPLES * f + PIECE]) for f in range(count)]
-        self._held = self._held[SAMPLES * count :].clone()
-        self.frames += count
+    def _said(self, pieces: list[Tensor]) -> Tensor:
+        made = [self.mel.frame(piece) for piece in pieces]
         return torch.stack(made) if made else torch.zeros(0, self.mel.width)
 
 
