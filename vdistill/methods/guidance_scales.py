@@ -1,6 +1,6 @@
 """Guidance scales as inputs, several at once: drawn for every sample, told to student and teacher alike.
 
-FADA (Zhong et al. 2025) distils a chain of guided conditions into one pass that is told its scales; how scales are
+FADA (arXiv 2412.16915) distils a chain of guided conditions into one pass that is told its scales; how scales are
 drawn, and the share of samples told none, are our reconstruction. Any method trains under `ToldScales`: its teacher is
 an `AsTold`, which guides itself by what the batch's condition says.
 """

@@ -1,4 +1,4 @@
-"""Distilling a guided teacher with the data as a second one: mixed supervision (FADA, Zhong et al. 2025; reconstructed).
+"""Distilling a guided teacher with the data as a second one: mixed supervision, after FADA (arXiv 2412.16915).
 
 L = E mean w(t) [ |u(x_t, t, c, s) - û(x_t, t, c, s)|^2 + G |u - y_G|^2 ], û the teacher under the sample's own scales.
 With `times` and `substeps` the teacher's estimate is that of its ODE from one of the student's times to the next.
@@ -17,7 +17,15 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.inputs import Inputs, StudentInput
 from ..core.losses.mixed import (
-    Balance, GradNorm, Seen, Target, anchored, at_ones, believed, mixed, target,
+    Balance,
+    GradNorm,
+    Seen,
+    Target,
+    anchored,
+    at_ones,
+    believed,
+    mixed,
+    target,
 )  # fmt: skip
 from ..core.losses.regression import x0_weight
 from ..core.plan import scales_in, untold

@@ -1,0 +1,225 @@
+"""Several guidance scales as inputs of a stock network: learned tokens its blocks read, a shift of its time, or both.
+
+E_c(s) = (1 + gamma_c(s)) tau_c + beta_c(s), K tokens a condition (FADA, arXiv 2412.16915; the form is our
+reconstruction). They act from beside the network, for the time of one forward pass, and change nothing at birth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding
+from einops import rearrange
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, scaled_dot_product_attention, silu
+
+from ..core.checkpoint import fill, read_tensors
+from ..core.cond import Cond
+from ..core.errors import UserError
+from ..core.guided import INPUT
+from ..core.plan import ON, scales_in
+
+NAME = "scales"
+"""Under which a network holds them."""
+SIZES, WEIGHTS = "guidance_tokens.json", "guidance_tokens.safetensors"
+Mode = Literal["token", "adaln", "both", "fixed"]
+WAVES = 4  # sines and cosines of log(1 + s), of frequencies 1, 2, 4, 8
+
+
+class Host(Protocol):
+    """What tokens need of a stock network."""
+
+    @property
+    def model(self) -> Any: ...
+
+    def blocks(self) -> Sequence[nn.Module]: ...
+
+    def width(self, layer: int) -> int: ...
+
+    def tapped(self, layer: int, out: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TokenSize:
+    """names: of the scales; blocks: widths of the network's blocks; time: width of its time embedding; mode: token,
+    adaln (the time is shifted), both, or fixed (tokens that are told nothing); count: K; width: of a token and of its
+    readers; most: name -> largest scale learned."""
+
+    names: tuple[str, ...]
+    blocks: tuple[int, ...]
+    time: int = 0
+    mode: Mode = "token"
+    count: int = 4
+    width: int = 128
+    most: Mapping[str, float] = field(default_factory=dict)
+
+
+class ScaleMlp(nn.Module):
+    """A scale [B] -> [B, out], zero at birth: two layers over log(1 + s) and its waves."""
+
+    def __init__(self, out: int, width: int = 64) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(1 + 2 * WAVES, width), nn.Linear(width, out)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, scale: Tensor) -> Tensor:
+        place = torch.log1p(scale.float())[:, None]
+        waves = place * 2.0 ** torch.arange(WAVES, device=scale.device)
+        seen = torch.cat([place, waves.sin(), waves.cos()], 1).to(self.inner.weight.dtype)
+        return self.outer(silu(self.inner(seen)))  # type: ignore[no-any-return]
+
+
+class ScaleTokens(nn.Module):
+    """Scales {name: [B]} -> tokens [B, names * K, D]. fixed: the same whatever the scales."""
+
+    def __init__(self, names: Sequence[str], count: int, width: int, fixed: bool = False) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.tau = nn.Parameter(torch.randn(len(self.names), count, width) / width**0.5)
+        self.change = None if fixed else nn.ModuleList(ScaleMlp(2 * count * width) for _ in self.names)
+
+    def forward(self, scales: Mapping[str, Tensor]) -> Tensor:
+        rows = len(next(iter(scales.values())))
+        if self.change is None:
+            return rearrange(self.tau, "c k d -> 1 (c k) d").expand(rows, -1, -1)
+        made = []
+        for name, tau, change in zip(self.names, self.tau, self.change, strict=True):
+            gamma, beta = change(scales[name]).view(rows, 2, *tau.shape).unbind(1)
+            made.append((1 + gamma) * tau + beta)
+        return torch.cat(made, 1)
+
+
+class TokenReader(nn.Module):
+    """h [B, N, D] -> what is added to it: cross-attention to the tokens, whose output layer is zero at birth."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // 64)
+        self.ask, self.key, self.value = nn.Linear(dim, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.give = nn.Linear(width, dim)
+        nn.init.zeros_(self.give.weight)
+        nn.init.zeros_(self.give.bias)
+
+    def forward(self, h: Tensor, tokens: Tensor) -> Tensor:
+        x = layer_norm(h.to(self.ask.weight.dtype), h.shape[-1:])
+        read = (self.ask(x), self.key(tokens), self.value(tokens))
+        q, k, v = (rearrange(y, "b n (h d) -> b h n d", h=self.heads) for y in read)
+        out = rearrange(scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+        return self.give(out).to(h.dtype)  # type: ignore[no-any-return]
+
+
+class GuidanceTokens(nn.Module):
+    """Reads Cond fields "guidance.<name>" [B], and "guidance.on" [B]: 0 for samples that are told nothing. Without any
+    of them the network answers as if these modules were not there."""
+
+    def __init__(self, size: TokenSize) -> None:
+        super().__init__()
+        self.size = size
+        has_tokens, has_shift = size.mode != "adaln", size.mode in ("adaln", "both")
+        self.tokens = ScaleTokens(size.names, size.count, size.width, size.mode == "fixed") if has_tokens else None
+        self.readers = nn.ModuleList(TokenReader(dim, size.width) for dim in size.blocks if has_tokens)
+        self.shifts = nn.ModuleList(ScaleMlp(size.time) for _ in size.names if has_shift)
+
+    @contextmanager
+    def acting(self, host: Host, x: Tensor, cond: Cond) -> Iterator[None]:
+        """Inside, `host` is told the scales that `cond` carries. UserError for some of them without the others."""
+        scales = scales_in(cond)
+        if not scales:
+            yield
+            return
+        if missing := [name for name in self.size.names if name not in scales]:
+            raise UserError(f"told {sorted(scales)}, and learned {missing} too", "guidance", "tell all scales or none")
+        on = cond.fields.get(f"{INPUT}.{ON}", torch.ones(len(x), device=x.device))
+        blocks = list(host.blocks()) if self.tokens is not None else []
+        stock, hook = [block.forward for block in blocks], None
+        if len(self.shifts):
+            shift = torch.stack([each(scales[n]) for n, each in zip(self.size.names, self.shifts, strict=True)]).sum(0)
+            hook = time_embedder(host.model).register_forward_hook(_shifted(on[:, None] * shift))
+        if self.tokens is not None:
+            tokens = self.tokens(scales).to(next(self.parameters()).dtype)
+            for i, (block, reader) in enumerate(zip(blocks, self.readers, strict=True)):
+                block.forward = _Read(host, i, stock[i], reader, tokens, on)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for block, own in zip(blocks, stock, strict=True):
+                block.forward = own  # type: ignore[method-assign]
+            if hook is not None:
+                hook.remove()
+
+    def beyond(self, scales: Mapping[str, float]) -> list[str]:
+        """Names of scales past what was learned."""
+        most = self.size.most
+        return [name for name, scale in scales.items() if name in most and not 0 <= scale <= most[name]]
+
+    # -- on disk -----------------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        """Sizes and weights, beside the stock pipeline."""
+        (folder / SIZES).write_text(json.dumps(asdict(self.size), indent=1) + "\n")
+        save_file({k: v.detach().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
+
+    @classmethod
+    def read(cls, folder: Path, dtype: torch.dtype = torch.float32) -> GuidanceTokens | None:
+        """Those of a model folder; None where it has none. UserError for damaged files."""
+        path = folder / SIZES
+        if not path.is_file():
+            return None
+        try:
+            said = json.loads(path.read_text())
+            made = cls(TokenSize(**{**said, "names": tuple(said["names"]), "blocks": tuple(said["blocks"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"is damaged ({error})", str(path), "copy the folder again") from error
+        fill(made, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+        return made.to(dtype)
+
+
+class _Read:
+    """A block's forward with a reader behind it. It stands in the block's own `forward`, which gradient checkpointing
+    keeps for the second time it runs."""
+
+    def __init__(
+        self, host: Host, layer: int, stock: Callable[..., Any], reader: nn.Module, tokens: Tensor, on: Tensor
+    ) -> None:
+        self.host, self.layer, self.stock, self.reader, self.tokens, self.on = host, layer, stock, reader, tokens, on
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        out = self.stock(*given, **named)
+        h = self.host.tapped(self.layer, out)
+        more = h + self.on.to(h.dtype).view(-1, 1, 1) * self.reader(h, self.tokens)
+        if out is h:
+            return more
+        if isinstance(out, tuple) and any(each is h for each in out):
+            return tuple(more if each is h else each for each in out)
+        raise UserError("its blocks have no place for tokens", "scales.tokens", "take mode adaln")
+
+
+def _shifted(shift: Tensor) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        more = shift.to(out.dtype)
+        return out + (more if out.ndim == 2 else more[:, None])  # [B, D] or, with a time for each token, [B, N, D]
+
+    return hook
+
+
+def time_embedder(model: nn.Module) -> TimestepEmbedding:
+    """The layer a stock network embeds its time with. UserError for one that has none."""
+    found = [m for m in model.modules() if isinstance(m, TimestepEmbedding)]
+    if not found:
+        raise UserError(f"{type(model).__name__} embeds its time in a way of its own", "scales.tokens", "mode: token")
+    return found[0]
+
+
+def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode: Mode, **said: Any) -> GuidanceTokens:
+    """New tokens for a network, which change nothing yet. said: count and width of TokenSize."""
+    blocks = tuple(host.width(i) for i in range(len(host.blocks()))) if mode != "adaln" else ()
+    time = int(time_embedder(host.model).linear_2.out_features) if mode in ("adaln", "both") else 0
+    return GuidanceTokens(TokenSize(tuple(names), blocks, time, mode, most=dict(most), **said))
