@@ -23,8 +23,8 @@ SEED = 20
 VOICES = """en-us en-us+f2 en-us+m3 en-us+f4 en-us+m7 en-us+linda en-us+steph en-us+john en en+f1 en+m1 en+f5 en+m5
 en+anika en+edward en-gb-x-rp+f3 en-gb-x-rp+m2 en-gb-x-rp+belinda en-gb-x-rp en-gb-scotland+f2 en-gb-scotland+m4
 en-gb-scotland en-029+m8 en-029+f1 en-us+Michael en-us+shelby""".split()
-EACH = 11  # utterances of a voice, the last TEST of them for tests only
-TEST = 2
+EACH = 16  # utterances of a voice, the last TEST of them for tests only
+TEST = 5
 FLITE = ("slt", "rms", "awb", "kal16")
 FLITE_EACH = 10
 SHORT, LONG = 1.9, 4.1  # seconds
