@@ -18,8 +18,6 @@ RETRIEVAL, PHONEME_EVENTS, PHONEME_IPA, DO_NOT_EXIT = 1, 1, 2, 0x8000  # speak_l
 RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 UTF8, CHARACTER, PHONEME, END = 1, 1, 7, 0
 LATE = 0.015  # seconds its events trail the sound: so much earlier, openings fit loudness best (those of flite fit)
-    0.015  # seconds by which its events trail the sound: vowel openings fit loudness best so much earlier, flite's not
-)
 HINT = "pip install espeakng-loader, or your system's espeak-ng package, or use the speech that is shipped"
 
 
