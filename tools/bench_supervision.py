@@ -46,7 +46,7 @@ PLAN = plan("chain", ["ref", "audio"])
 LAW = ScaleLaw({"ref": 2.0, "audio": 3.0}, {"ref": 4.0, "audio": 4.0})
 POINTS = {"1,1": {"ref": 1.0, "audio": 1.0}, "2,3": {"ref": 2.0, "audio": 3.0}}
 TIMES = Uniform(0.02, 1.0)
-BEST = Supervision("delta", [Region()], smooth=math.inf, replaces=1.0)
+BEST = Supervision("delta", [Region("mouth")], smooth=math.inf, replaces=1.0)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
 
 def rows() -> dict[str, Row]:
     """The ablation; balances with a state are made anew at every call."""
-    region = [Region()]
+    region = [Region("mouth")]
     return {
         "teacher-only, clean data": Row(None, damaged=0.0),
         "teacher-only": Row(None),
@@ -79,9 +79,9 @@ def rows() -> dict[str, Row]:
         "delta, const": Row(Supervision("delta", [Const(0.5)])),
         "delta, by_quality": Row(Supervision("delta", [ByQuality(0.25)])),
         "delta, disagreement": Row(Supervision("delta", [Disagreement()], weight=0.5)),
-        "delta, sync": Row(Supervision("delta", [Sync()])),
+        "delta, sync": Row(Supervision("delta", [Sync("mouth")])),
         "delta, region, gradnorm": Row(Supervision("delta", region, ratio=GradNorm(0.5))),
-        "delta, sync, smooth inf, replaces": Row(Supervision("delta", [Sync()], smooth=math.inf, replaces=1.0)),
+        "delta, sync, smooth inf, replaces": Row(Supervision("delta", [Sync("mouth")], smooth=math.inf, replaces=1.0)),
     }
 
 
@@ -173,7 +173,7 @@ def at_points(
     world: ToyTalker, net: Net, quality: bool = False, guided: bool = False
 ) -> dict[str, Mapping[str, float]]:
     """Scores at every point of the scales: guided in three passes, or told in one."""
-    found = {}
+    found: dict[str, Mapping[str, float]] = {}
     for name, point in POINTS.items():
         told = {**point, "quality": 1.0} if quality else point
         found[name] = measured(world, Guided(net, PLAN.at(**point)) if guided else Telling(net, told))

@@ -30,7 +30,7 @@ PART = torch.tensor([1.0, 0.0]).view(1, 2, 1)  # the first of two channels
 def seen(**fields: torch.Tensor) -> Seen:
     """Two samples [2, 2, 3]: data 1, guided 4, plain 2, guess 0."""
     one = torch.ones(2, 2, 3)
-    return Seen(one, 0 * one, 4 * one, 2 * one, torch.tensor([0.1, 0.9]), Cond({"region.part": PART, **fields}))
+    return Seen(one, 0 * one, 4 * one, 2 * one, torch.tensor([0.1, 0.9]), Cond(fields), {"m": PART})
 
 
 def test_targets_are_their_formulas() -> None:
@@ -42,8 +42,7 @@ def test_targets_are_their_formulas() -> None:
 
 def test_delta_is_the_data_where_guidance_pushes_nothing() -> None:
     found = seen()
-    plain = Seen(found.y, found.guess, found.plain, found.plain, found.t, found.cond)
-    assert torch.equal(target("delta", plain), found.y)
+    assert torch.equal(target("delta", replace(found, guided=found.plain)), found.y)
 
 
 def test_unit_lets_data_speak_only_where_every_scale_is_one() -> None:
@@ -59,13 +58,13 @@ def test_const_and_quality_are_numbers() -> None:
 
 
 def test_region_believes_clean_data_everywhere_and_damaged_data_outside_the_part() -> None:
-    weight = Region()(seen(quality=torch.tensor([1.0, 0.0]))).expand(2, 2, 3)
+    weight = Region("m")(seen(quality=torch.tensor([1.0, 0.0]))).expand(2, 2, 3)
     assert weight[0].unique().tolist() == [1.0] and weight[1, 0].unique().tolist() == [0.0]
     assert weight[1, 1].unique().tolist() == [1.0]
 
 
 def test_sync_weighs_the_part_by_its_confidence() -> None:
-    weight = Sync(3.0, 0.5)(seen(sync=torch.tensor([3.0, 4.0]))).expand(2, 2, 3)
+    weight = Sync("m", 3.0, 0.5)(seen(sync=torch.tensor([3.0, 4.0]))).expand(2, 2, 3)
     assert weight[:, 0, 0].tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2))])
     assert weight[:, 1].unique().tolist() == [1.0]
 
@@ -82,7 +81,7 @@ def test_disagreement_is_measured_against_what_is_usual_at_that_time() -> None:
 
 
 def test_disagreement_may_look_at_a_region_only() -> None:
-    balance = Disagreement(bins=1, region=Region())
+    balance = Disagreement(bins=1, region=Region("m"))
     balance(seen(quality=torch.tensor([0.0, 0.0])))
     assert balance.usual.item() == 0.5  # one of two channels, squared distance 1
 
@@ -102,7 +101,7 @@ def test_what_is_usual_goes_on_after_a_restart() -> None:
 
 def test_balances_multiply() -> None:
     found = seen(quality=torch.tensor([1.0, 0.5]))
-    weight = believed(found, [Const(2.0), ByQuality(0.0), Region()]).expand(2, 2, 3)
+    weight = believed(found, [Const(2.0), ByQuality(0.0), Region("m")]).expand(2, 2, 3)
     assert weight[:, :, 0].tolist() == [[2.0, 2.0], [0.5, 1.0]]
     assert believed(found, []).item() == 1.0
 
@@ -133,16 +132,14 @@ def test_the_loss_is_both_squared_errors() -> None:
 
 def test_gradients_are_brought_to_the_asked_ratio() -> None:
     guess = torch.zeros(2, 2, 3, requires_grad=True)
-    found = seen()
-    found = Seen(found.y, guess, found.guided, found.plain, found.t, found.cond)
+    found = replace(seen(), guess=guess)
     parts = mixed(found, torch.randn(2, 2, 3), torch.tensor(1.5), torch.tensor(0.3), ratio=GradNorm(0.25))
     pulls = [torch.autograd.grad(part.sum(), guess, retain_graph=True)[0].norm() for part in parts]
     assert (pulls[1] / pulls[0]).item() == pytest.approx(0.25, rel=1e-5)
 
 
-@pytest.mark.parametrize("balance", [Region(), Sync()])
-def test_a_missing_field_is_one_line(balance: Region | Sync) -> None:
+@pytest.mark.parametrize("balance", [Region("m"), Sync("m")])
+def test_a_missing_region_or_confidence_is_one_line(balance: Region | Sync) -> None:
     found = seen()
-    bare = Seen(found.y, found.guess, found.guided, found.plain, found.t, Cond())
-    with pytest.raises(UserError, match="the batch has no field"):
-        balance(bare)
+    with pytest.raises(UserError, match="the (data|batch) has no"):
+        balance(replace(found, regions={}))

@@ -226,7 +226,7 @@ def test_damaged_data_moves_the_goal_by_its_slow_part_and_clean_data_as_it_is() 
 def test_what_a_balance_remembers_is_what_the_run_carries() -> None:
     balance = Disagreement(bins=2)
     method = ToldScales(distilling(supervision=Supervision("delta", [balance])), PLAN, LAW)
-    assert method.carried is balance and distilling(supervision=Supervision(balances=[Region()])).carried is None
+    assert method.carried is balance and distilling(supervision=Supervision(balances=[Region("mouth")])).carried is None
     method.loss("student", batch(), Rng(0))
     assert balance.state()["seen"].tolist() == [1.0, 1.0]
 

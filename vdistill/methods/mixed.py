@@ -104,7 +104,7 @@ class MixedDistillation:
             guided = self._goal(teacher, found)
         guess = student.x0(found.x, found.t, found.cond) if found.answer is None else found.answer
         weight = spread(x0_weight(student.schedule, found.t, "flow", self.cfg.floor), guess).to(guess.dtype)
-        seen = Seen(batch.x, guess, guided, guided, found.t, batch.cond)
+        seen = Seen(batch.x, guess, guided, guided, found.t, batch.cond, batch.regions)
         if self.supervision is None or found.target is not batch.x:  # own samples: the data says nothing of them
             to_teacher, _ = mixed(seen, guided, weight, guess.new_zeros(()))
             return Loss(batch.mean(to_teacher))

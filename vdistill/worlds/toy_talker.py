@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, normalize, pad
 
 from ..core.cond import Cond
-from ..core.losses.mixed import PART, QUALITY, SYNC
+from ..core.losses.mixed import QUALITY, SYNC
 from ..core.rng import Rng
 from ..core.step import Batch
 
@@ -57,7 +57,7 @@ class ToyTalker:
     def clips(self, rng: Rng, n: int, split: Split) -> tuple[Batch, Truth]:
         """n clips [n, 12, 16] with conditions "ref" [n, 16] and along "audio" [n, 16, 12], and what is true of them.
 
-        Fields "quality" [n], "sync" [n] and "region.part" [n, 12, 1], which is the mouth.
+        Fields "quality" [n] and "sync" [n], 6 in time and 1 not; region "mouth" [n, 12, 1].
         """
         person = self._people(rng, n, split)
         said = smooth(rng.normal("said", (n, FRAMES + 12, MOUTH)), 1.5)  # six frames more at either end
@@ -82,17 +82,20 @@ class ToyTalker:
         good = torch.full((n,), float(split != "damaged"))
         part = torch.zeros(n, SIZE, 1)
         part[:, :MOUTH] = 1
-        fields = {"ref": ref, QUALITY: good, SYNC: torch.where(late == 0, 6.0, 1.0), PART: part}
+        fields = {"ref": ref, QUALITY: good, SYNC: torch.where(late == 0, 6.0, 1.0)}
         null = {"ref": torch.zeros(1, REF), "audio": torch.zeros(1, 1, SOUND)}
         cond = Cond(fields, {"audio": sound[rows, at]}, null)
-        return Batch(x.transpose(1, 2).contiguous(), cond), Truth(heard[:, 6:-6].transpose(1, 2), look, motion)
+        return Batch(x.transpose(1, 2).contiguous(), cond, regions={"mouth": part}), Truth(
+            heard[:, 6:-6].transpose(1, 2), look, motion
+        )
 
     def mixed(self, rng: Rng, n: int, damaged: float = 0.5) -> Batch:
         """A training batch, the given share of it damaged."""
         bad = round(n * damaged)
         parts: list[tuple[int, Split]] = [(n - bad, "clean"), (bad, "damaged")]
         made = [self.clips(rng.at(turn=split), count, split)[0] for count, split in parts if count]
-        return Batch(torch.cat([b.x for b in made]), Cond.cat([b.cond for b in made]))
+        mouth = torch.cat([b.regions["mouth"] for b in made])
+        return Batch(torch.cat([b.x for b in made]), Cond.cat([b.cond for b in made]), regions={"mouth": mouth})
 
     def _people(self, rng: Rng, n: int, split: Split) -> Tensor:
         if split != "clean":

@@ -7,7 +7,7 @@ what the data says (`target`) and G >= 0 how far it is believed (a `Balance`, or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -19,15 +19,14 @@ from ..schedule import spread
 from .regression import per_sample
 
 Target = Literal["raw", "delta", "unit"]
-QUALITY, PART, SYNC = "quality", "region.part", "sync"
-"""Condition fields: quality [B] in [0, 1], 1 of clean data (and where it is missing); region.part: where damaged data
-is not to be believed, in [0, 1], broadcasts to x; sync: a confidence [B]."""
+QUALITY, SYNC = "quality", "sync"
+"""Condition fields: quality [B] in [0, 1], 1 of clean data (and where it is missing); sync: a confidence [B]."""
 
 
 @dataclass(frozen=True)
 class Seen:
     """What a balance looks at: data y, the student's guess and the teacher's estimates, guided and plain, all [B, ...]
-    at times t; cond: of the batch, with the fields above."""
+    at times t; cond, regions: of the batch, the condition with the fields above."""
 
     y: Tensor
     guess: Tensor
@@ -35,18 +34,19 @@ class Seen:
     plain: Tensor
     t: Tensor
     cond: Cond
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def quality(self) -> Tensor:
         """[B], 1 where the batch says nothing."""
         return self.cond.fields.get(QUALITY, torch.ones(len(self.y), device=self.y.device)).to(self.y)
 
-    @property
-    def part(self) -> Tensor:
-        """UserError where the batch does not say which part damaged data is not believed in."""
-        if PART not in self.cond.fields:
-            raise UserError(f"the batch has no field {PART!r}", "supervision.balance", "take const or disagreement")
-        return self.cond.fields[PART].to(self.y)
+    def part(self, name: str) -> Tensor:
+        """A region's share of each position, broadcasts to x. UserError for one that the data has not."""
+        if name not in self.regions:
+            known = ", ".join(sorted(self.regions)) or "none"
+            raise UserError(f"the data has no region {name!r}; it has {known}", "supervision.balance")
+        return self.regions[name].to(self.y)
 
 
 Balance = Callable[[Seen], Tensor]
@@ -103,16 +103,19 @@ class ByQuality:
 
 @dataclass(frozen=True)
 class Region:
-    """R = 1 - (1 - q) M: clean data is believed everywhere, damaged data outside the part M only."""
+    """R = 1 - (1 - q) M: clean data is believed everywhere, damaged data outside the region M only. part: its name."""
+
+    part: str
 
     def __call__(self, seen: Seen) -> Tensor:
-        return 1 - (1 - spread(seen.quality, seen.y)) * seen.part
+        return 1 - (1 - spread(seen.quality, seen.y)) * seen.part(self.part)
 
 
 @dataclass(frozen=True)
 class Sync:
-    """In the part M the weight sigmoid((C - centre) / width) of a sync confidence C, 1 elsewhere."""
+    """In the region M the weight sigmoid((C - centre) / width) of a sync confidence C, 1 elsewhere. part: its name."""
 
+    part: str
     centre: float = 3.0
     width: float = 1.0
 
@@ -120,7 +123,7 @@ class Sync:
         if SYNC not in seen.cond.fields:
             raise UserError(f"the batch has no field {SYNC!r}", "supervision.balance")
         heard = torch.sigmoid((seen.cond.fields[SYNC].to(seen.y) - self.centre) / self.width)
-        return 1 - (1 - spread(heard, seen.y)) * seen.part
+        return 1 - (1 - spread(heard, seen.y)) * seen.part(self.part)
 
 
 class Disagreement:
