@@ -135,7 +135,7 @@ def generate(
 ) -> Sampled:
     """One clip a caption. size: (height, width) in pixels; net, times: instead of the family's own; first: [1, 3, H, W]
     in [-1, 1], the picture all clips start from."""
-    times = tuple(times) if times is not None else family.times
+    times = family.times if times is None else times
     counted = Counted(net or family.net)
     shape = clip_shape(family, frames, *size)
     begun, clips = time.perf_counter(), []
@@ -143,7 +143,8 @@ def generate(
         part = captions[i : i + plan.batch]
         if plan.causal is not None:
             how = {"seed": plan.seed + i, "steps": plan.steps, "guidance": plan.guidance, "net": counted}
-            clips.append(block_by_block(family, replace(plan.causal, times=times), part, frames, size, **how))
+            walk = replace(plan.causal, times=None if times is None else tuple(times))
+            clips.append(block_by_block(family, walk, part, frames, size, **how))
             continue
         clips.append(decoded(family, counted, part, plan, shape, times, plan.seed + i, first))
     seconds = (time.perf_counter() - begun) / len(captions)

@@ -19,6 +19,9 @@ class Codec(Protocol):
 
     def encode(self, pixels: Tensor) -> Tensor: ...
 
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """As `encode`, and a gradient goes through."""
+
     def decode(self, latents: Tensor) -> Tensor: ...
 
     def unclipped(self, latents: Tensor) -> Tensor:

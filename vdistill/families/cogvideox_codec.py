@@ -45,8 +45,8 @@ class CogCodec(KlCodec):
         bound = "" if self.only else "up to "
         raise UserError(f"the network has positions for clips of {bound}{size}, found {found}", "size", f"try {size}")
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        z = super().encode(pixels)
+    def encoded(self, pixels: Tensor) -> Tensor:
+        z = super().encoded(pixels)
         return torch.cat([*[z[:, :, :1]] * self.spare, z], 2)
 
     def unclipped(self, latents: Tensor) -> Tensor:

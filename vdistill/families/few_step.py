@@ -24,6 +24,10 @@ def source_of(noise: Tensor) -> Rng:
     return Rng(int.from_bytes(code, "little"))
 
 
+class Straight(tuple[float, ...]):
+    """Times of a student whose steps go straight on, without fresh noise: those of progressive distillation."""
+
+
 class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Few-step sampling at fixed `times` (descending, in (0, 1]), on the rectified-flow path or, where a beta_schedule
     is given, on the variance-preserving one.
@@ -54,8 +58,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def of(cls, path: Schedule, times: Sequence[float], prediction_type: str, train_steps: int) -> FewStepScheduler:
-        """The scheduler of a student trained at `times` on `path`."""
+        """The scheduler of a student trained at `times` on `path`; `Straight` ones are walked without fresh noise."""
         given = {"times": list(times), "prediction_type": prediction_type, "num_train_timesteps": train_steps}
+        given["stochastic"] = not isinstance(times, Straight)
         if path.kind == "rf":
             return cls(**given, shift=path.shift)  # type: ignore[arg-type]
         return cls(
@@ -66,6 +71,11 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             rescale_betas_zero_snr=path.zero_snr,
             snr_shift_scale=path.snr_shift,
         )
+
+    @property
+    def trained(self) -> tuple[float, ...]:
+        """The times it was made of, `Straight` where it walks so."""
+        return (tuple if self.config.stochastic else Straight)(map(float, self.config.times))
 
     @property
     def path(self) -> Schedule:

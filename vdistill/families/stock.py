@@ -66,7 +66,7 @@ class StockFamily(Captions):
         self.codec = self.make_codec()
         self.times: tuple[float, ...] | None = None
         if isinstance(pipe.scheduler, FewStepScheduler):
-            self.times = tuple(pipe.scheduler.config.times)
+            self.times = pipe.scheduler.trained
         self.device = torch.device("cpu")
         self.dynamic_guidance = False
 
