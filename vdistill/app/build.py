@@ -146,7 +146,7 @@ def make_method(
     guided_by = LABEL if isinstance(family, AnalyticFamily) else family.guided_by
     schedule, limit = family.net.schedule, config.train.guidance_batch
     if isinstance(m, MethodFlow):
-        flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by)
+        flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by, m.drops, m.regions or {})
         return Flow(flow, student, module), None
     if isinstance(m, MethodForcing | MethodOdeInit | MethodCausalConsistency):
         assert isinstance(family, StockFamily)

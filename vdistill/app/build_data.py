@@ -19,8 +19,10 @@ from ..data.prompts import PromptData, read_prompts
 from ..families.analytic_family import AnalyticFamily, AnalyticSource
 from ..families.stock import StockFamily
 from ..worlds.source import ShapesSource
+from .build_avatar import talker_source
 from .build_family import AnyFamily, world_of
 from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
+from .schema_avatar import DataTalker
 from .schema_family import FamilyAnalytic
 
 
@@ -43,6 +45,8 @@ def source_of(config: Config, family: StockFamily, d: Data, micro: int) -> Sourc
     if isinstance(d, DataShapes):
         first = family.from_image if family.needs_image else None
         return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed, first)
+    if isinstance(d, DataTalker):
+        return talker_source(family, d, train.batch, config.seed)
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
         assert not isinstance(config.family, FamilyAnalytic)
         refuse_without_images(family, d.path)

@@ -22,8 +22,10 @@ from ..families.stock import StockFamily
 from ..families.stock_net import StockNet
 from ..families.tiny import TinyFamily, TinySize
 from ..worlds.shapes import Shapes
+from .build_avatar import CAPTIONS, with_adapters
 from .models import open_model, random_model
 from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
+from .schema_avatar import DataTalker
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .texts import remember_texts
 
@@ -37,6 +39,7 @@ def make_family(config: Config, device: torch.device | str = "cpu", *, texts: bo
     if isinstance(f, FamilyAnalytic):
         return AnalyticFamily(f.target, Schedule(f.schedule), f.hidden, f.layers, config.seed)
     family = published(f, config.seed) if isinstance(f, FamilyStock) else small(f, config)
+    with_adapters(family, f.adapters)
     tuned(config, family.network_of())
     if texts:
         remember_texts(config, family)
@@ -113,6 +116,8 @@ def captions_of(d: Data) -> Sequence[str]:
         return read_prompts(Path(d.path))
     if isinstance(d, DataLatents | DataPrompts):
         return open_data(d.path, lambda captions: Cond()).captions()
+    if isinstance(d, DataTalker):
+        return CAPTIONS
     world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
     return [world.caption(i) for i in range(VOCABULARY)]
 

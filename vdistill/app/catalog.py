@@ -62,6 +62,7 @@ METHODS = {
 }
 DATA = {
     "shapes": "vdistill.worlds.source:ShapesSource",
+    "talker": "vdistill.app.talker_source:TalkerSource",
     "latents": "vdistill.data.latents:LatentData",
     "prompts": "vdistill.data.prompts:PromptData",
     "media": "vdistill.data.on_the_fly:MediaData",

@@ -38,7 +38,7 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     family, data, method = config.family, config.data, config.method
     if data.name != "bank" and (family.name == "analytic") != (data.name == "analytic"):
-        other = "analytic does" if family.name == "analytic" else "shapes, latents, media, mix, bank and prompts do"
+        other = "analytic does" if family.name == "analytic" else "shapes, talker, latents, media, mix, bank, prompts do"
         yield "data.name", f"{data.name} does not go with family {family.name}; {other}"
     if isinstance(family, FamilyTiny) and family.path is None:
         if method.name not in ("flow", "forcing"):
@@ -72,7 +72,7 @@ def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
 def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
     family, data = config.family, config.data
     if isinstance(family, FamilyStock):
-        if data.name == "shapes" and (data.frames, data.size, data.size) != family.clip:
+        if data.name in ("shapes", "talker") and (data.frames, data.size, data.size) != family.clip:
             yield (
                 "data.size",
                 f"clips of {data.frames}x{data.size}x{data.size}, family says {family.clip}; say it there",
@@ -80,7 +80,7 @@ def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
         return
     if not isinstance(family, FamilyTiny):
         return
-    if data.name == "shapes" or data.name == "prompts":
+    if data.name in ("shapes", "prompts", "talker"):
         for key in ("frames", "size"):
             ours, theirs = getattr(data, key), getattr(family, key)
             if ours != theirs:
@@ -116,7 +116,8 @@ def conditions(config: Config) -> tuple[str, ...]:
     family = config.family
     if isinstance(family, FamilyAnalytic):
         return ("label",) if family.target == "classes" else ()
-    return GUIDED.get(family.name, ("text",))
+    read = () if family.adapters is None else ("ref", "audio") if family.adapters.ref else ("audio",)
+    return GUIDED.get(family.name, ("text",)) + read
 
 
 def _asked(config: Config) -> dict[str, tuple[str, ...]]:
@@ -124,6 +125,8 @@ def _asked(config: Config) -> dict[str, tuple[str, ...]]:
     if method.name == "dmd2":
         spec = method.guidance
         return {"method.guidance.scales": tuple(spec.scales or ()), "method.guidance.names": spec.names or ()}
+    if method.name == "flow" and config.family.path is None:
+        return {"method.drop": tuple(name for names, _ in method.drops for name in names)}
     condition = getattr(method, "condition", None)  # of the methods that guide by one
     return {"method.condition": (condition,)} if condition else {}
 

@@ -19,6 +19,7 @@ from ..families.random_tiny import random_tiny
 from ..families.skeleton import skeleton
 from ..families.stock import StockFamily
 from .about import FILE, OWN, About, about
+from .build_avatar import opened_adapters
 from .catalog import FAMILIES, PIPELINES, find
 from .schema_family import FamilyAnalytic
 
@@ -69,7 +70,7 @@ def open_model(
     opened: StockFamily = find(FAMILIES, family_of(folder, family)).load(folder, dtype, negative)
     if isinstance(opened, LtxFamily) and (rate := about(folder).frame_rate):
         opened.frame_rate = rate
-    return opened
+    return opened_adapters(opened, folder)
 
 
 def hollow_model(name: str | Path, family: str | None = None) -> StockFamily:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .fits import misfits
+from .schema_avatar import DataTalker, Scales
 from .schema_causal import Causal
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
@@ -144,11 +145,17 @@ class Validation(Section):
     guidance: float = note(1.0, "guidance scale; 1 means none", "times", ge=0, le=100)
     seed: int = note(0, "of the first noise", ge=0)
     image: LocalPath | None = note(None, "first picture of all clips, for a teacher that starts from one")
+    scales: Scales | None = note(None, "of talking heads: condition -> guidance scale, added in the order given", "times")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in whole(self).items() if k != "scales" or v is not None}
 
 
 Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
 Data = Annotated[
-    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataBank | DataAnalytic, Field(discriminator="name")
+    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataBank | DataTalker | DataAnalytic,
+    Field(discriminator="name"),
 ]
 Scope = Annotated[ScopeFull | ScopeLora, Field(discriminator="name")]
 
@@ -192,7 +199,7 @@ def _said_once(given: Any) -> Any:
     if data.get("name") == "mix" and isinstance(data.get("parts"), list):  # its worlds take the family's
         parts = [_said_once({"family": family, "data": part})["data"] for part in data["parts"]]
         return {**given, "data": {**data, "parts": parts}}
-    if data.get("name") not in ("shapes", "prompts"):
+    if data.get("name") not in ("shapes", "prompts", "talker"):
         return given
     keys = ("frames", "size")
     if family.get("name") != "tiny":  # height and width; the shapes world is square

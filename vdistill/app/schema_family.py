@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from .schema_avatar import AdaptersSpec
 from .section import REQUIRED, LocalPath, Section, Triple, fault, note
 
 Attention = Literal[
@@ -20,7 +21,17 @@ Stock = Literal[
 IMAGES = ("sd", "sdxl", "sd3", "flux", "pixart", "dit")
 
 
-class FamilyTiny(Section):
+class Adaptable(Section):
+    """A family whose network may get adapters, written down only where it does, so that runs from before go on."""
+
+    adapters: AdaptersSpec | None = note(None, "new adapters, by which the network hears and looks at a reference")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in whole(self).items() if k != "adapters" or v is not None}
+
+
+class FamilyTiny(Adaptable):
     """A stock Wan pipeline of small dimensions, made new or opened from a folder."""
 
     name: Literal["tiny"] = note("tiny", "this family")
@@ -51,7 +62,7 @@ class FamilyTiny(Section):
     @model_validator(mode="after")
     def _dimensions_fit(self) -> FamilyTiny:
         if self.path is not None:
-            fixed = set(FamilyTiny.model_fields) - {"name", "path", "frames", "size", "attention"}
+            fixed = set(FamilyTiny.model_fields) - {"name", "path", "frames", "size", "attention", "adapters"}
             changed = [f for f in fixed if getattr(self, f) != FamilyTiny.model_fields[f].default]
             if changed:
                 raise fault(min(changed), f"is fixed by the folder {self.path!r}; leave it out")
@@ -72,7 +83,7 @@ class FamilyAnalytic(Section):
     schedule: Literal["rf", "vp", "trig", "edm"] = note("rf", "the path from data to noise")
 
 
-class FamilyStock(Section):
+class FamilyStock(Adaptable):
     """A published teacher: a folder of its stock diffusers pipeline."""
 
     name: Stock = note(REQUIRED, "this family")

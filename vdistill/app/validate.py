@@ -18,7 +18,9 @@ from .generate import Plan, generate
 from .models import clip_of
 from .sample import first_image
 from .schema import Config, DataShapes, Validation
+from .schema_avatar import DataTalker
 from .score import score
+from .talk_clips import talk_validator
 
 SHOWN = 8
 
@@ -39,6 +41,8 @@ def validator(config: Config, built: Built, engine: Engine) -> Callable[[int], N
     family, v = built.family, config.validation
     if not isinstance(family, StockFamily):
         return None
+    if isinstance(config.data, DataTalker):
+        return talk_validator(config, built, engine)
     world = isinstance(config.data, DataShapes)
     prompts = list(v.prompts) or ([Shapes(split="test", open=0.0).caption(i) for i in range(SHOWN)] if world else [])
     prompts = prompts or list(dict.fromkeys(vocabulary(config)))[:SHOWN]

@@ -45,7 +45,8 @@ class Host(Protocol):
 class AdapterSize:
     """dim, layers, channels, patch: of the network; features: of sound at each of `slots` places, 0 for deaf adapters;
     width: of tokens; projector, mean, std: see AudioTokens; ref: whether a reference is read; near: whether it is added
-    where it lies, too; key_norm: whether keys are normed; every: each how many-th block reads."""
+    where it lies, too; key_norm: whether keys are normed; every: each how many-th block reads; encoder, causal, ahead:
+    what makes the features, how it hears, and how many frames ahead a window reaches."""
 
     dim: int
     layers: int
@@ -61,6 +62,9 @@ class AdapterSize:
     near: bool = True
     key_norm: bool = True
     every: int = 1
+    encoder: str = "mel"
+    causal: bool = False
+    ahead: int = 2
 
 
 class Adapters(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..core.denoiser import Denoiser
+from ..core.errors import UserError
 from ..core.losses.regression import Weighting, position_weights, weighted_x0
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
@@ -51,7 +52,10 @@ class Flow:
         x, n, cfg = batch.x, len(batch), self.cfg
         t = self.times(rng, n, x)
         cond = batch.cond
-        if all(name in cond.null for names, _ in cfg.table for name in names):
+        missing = sorted({name for names, _ in cfg.table for name in names} - {*cond.null})
+        if missing and cfg.drops:
+            raise UserError(f"this data has no condition {missing[0]!r}", "method.drop", f"it has {', '.join(cond.null)}")
+        if not missing:
             cond = cond.drop_by(cfg.table, rng.uniform("drop", (n,), like=x))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         guess = self.net.x0(xt, t, cond)

@@ -1,0 +1,41 @@
+"""The parts of a config that make talking heads: adapters beside a stock network, and the talker world as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .section import Section, fault, note
+
+Scales = dict[str, Annotated[float, Field(ge=0, le=100)]]
+
+
+class AdaptersSpec(Section):
+    """New adapters: the network hears, and looks at a reference. A folder that has some opens with them."""
+
+    bands: int = note(40, "mel bands of the sound's features", "bands", ge=20, le=128)
+    causal: bool = note(False, "features of a frame see no sound after it")
+    ahead: int = note(2, "frames after its own that a latent position hears; 0 of a causal window", "frames", ge=0, le=4)
+    width: int = note(128, "width of the tokens that sound and reference become", "channels", ge=8)
+    ref: bool = note(True, "whether a reference image is read")
+    near: bool = note(True, "whether the reference is also added where it lies")
+    every: int = note(1, "each how many-th block reads them", "blocks", ge=1)
+
+
+class DataTalker(Section):
+    """The talker world: synthesised speech and the face that speaks it, cut at random out of a stock of takes."""
+
+    name: Literal["talker"] = note("talker", "this data")
+    split: Literal["hq", "open"] = note("hq", "who is seen: hq, a fixed cast; open, somebody new in every take")
+    frames: int = note(17, "length of a clip; the family's when left out", "frames", ge=1)
+    size: int = note(64, "height and width; the family's when left out", "pixels", ge=16)
+    takes: int = note(1024, "how many takes there are to cut from, each made when it is first wanted", "takes", ge=1)
+    take: int = note(97, "length of a take", "frames", ge=1)
+    edge: float = note(0.25, "share of clips that hear nothing of what was before and after them", "share", ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _a_clip_fits(self) -> DataTalker:
+        if self.take < self.frames:
+            raise fault("take", f"of {self.take} frames is shorter than a clip of {self.frames}")
+        return self
