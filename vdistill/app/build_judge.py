@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from ..core.denoiser import Denoiser, Net, Tapped
-from ..core.errors import UserError
+from ..core.denoiser import Denoiser
 from ..core.schedule import Schedule
-from ..core.scope import AdapterRole, Roles
+from ..core.scope import Roles
 from ..core.step import Generate
-from ..core.times import LogitNormal, Times, Uniform
+from ..core.times import Grid, LogitNormal, Times, Uniform
 from ..discriminators.adversarial import Adversarial
 from ..discriminators.anchor import Anchor
 from ..discriminators.augment import AUGMENTS, in_turn
-from ..discriminators.bands import Bands
 from ..discriminators.heads import TokenHeads
-from ..discriminators.latent import LatentJudge, MotionJudge, factorised_steps, full_steps
-from ..discriminators.look import Look, Taps, Whole
+from ..discriminators.pair import Pair
 from ..discriminators.penalties import Penalty, Probe, Slope
+from ..discriminators.perceptual import Perceptual, RandomFeatures
 from ..families.stock_net import StockNet
 from ..methods.adversarial import AdversarialDistillation
-from .schema_judge import TOKENS, Judge, MethodAdversarial
+from .build_looks import (
+    Evidence,
+    check_images,
+    layers_of,
+    network_of,
+    sight,
+    taps_of,
+    text_width,
+    width_of,
+    window,
+)
+from .schema_judge import PIXELS, TOKENS, Judge, MethodAdversarial, Metric
 from .schema_method import MethodDmd2
 
 
@@ -35,45 +42,90 @@ def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
     )
 
 
-def judge_beside(spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule) -> Adversarial:
+def judge_beside(
+    spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, evidence: Evidence | None = None
+) -> Adversarial:
     """The term of a judge beside a matching loss, whose critic may be what it looks through."""
     shared = spec.kind == TOKENS and spec.features == "critic"
-    return judge_of(spec, teacher, critic, schedule, 3e-3, 0.01 if shared else 1.0)
+    return judge_of(spec, teacher, critic, schedule, 3e-3, 0.01 if shared else 1.0, evidence)
 
 
 def judge_of(
-    spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, weight: float, watch_weight: float
-) -> Adversarial:
-    """The term of a judge; weights: where the section says none. UserError for layers that are not there, or text
-    where the network has none."""
-    look, module = looking(spec, teacher, critic)
-    exact = spec.penalty == "exact"
-    penalties: list[Penalty] = []
-    for strength, of in ((spec.r1, "real"), (spec.r2, "fake")):
-        if strength:
-            penalties.append(Slope(strength, of) if exact else Probe(strength, spec.sigma, of))  # type: ignore[arg-type]
-    times: Times = Uniform(spec.t_min, spec.t_max) if spec.time_mean is None else LogitNormal(spec.time_mean)
+    spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, weight: float, watch_weight: float,
+    evidence: Evidence | None = None,
+) -> Adversarial:  # fmt: skip
+    """The term of a judge; weights: where the section says none; evidence: what kind: pixels, a condition other than
+    text and a region need. UserError for layers, text, conditions or image features that are not there."""
+    seen = sight(spec, teacher, critic, evidence)
+    clean = spec.kind == PIXELS
     return Adversarial(
-        look,
+        seen.look,
         schedule,
-        module,
+        seen.judge,
         spec.weight or weight,
         spec.watch_weight or watch_weight,
         spec.loss,
-        times,
+        Grid((0.0,)) if clean else times_of(spec),
         levels=spec.levels,
-        augment=in_turn([AUGMENTS[name] for name in spec.augment]),
-        penalties=penalties,
+        augment=in_turn([] if clean else [AUGMENTS[name] for name in spec.augment]),  # those of frames are in the look
+        penalties=penalties_of(spec),
         anchor=Anchor(spec.anchor) if spec.anchor else None,
         features=spec.feature_matching,
         mismatched=spec.mismatched,
+        swapped=seen.told if spec.condition else (),
+        where=window(spec, seen, evidence),
     )
 
 
-def adversarial_method(m: MethodAdversarial, roles: Roles, generate: Generate) -> AdversarialDistillation:
+def pair_of(
+    spec: Judge, teacher: Denoiser, critic: Denoiser, weight: float = 1.0, watch_weight: float = 1.0,
+    before: bool = True, evidence: Evidence | None = None,
+) -> Pair:  # fmt: skip
+    """A judge of steps, kind tokens, latent or factorised; before: as of `Pair`. Same errors as `judge_of`."""
+    seen = sight(spec, teacher, critic, evidence, 2 if before else 1)
+    return Pair(
+        seen.look,
+        seen.judge,
+        -1 if spec.kind == TOKENS else 1,
+        spec.weight or weight,
+        spec.watch_weight or watch_weight,
+        spec.loss,
+        before,
+        in_turn([AUGMENTS[name] for name in spec.augment]),
+        penalties_of(spec),
+    )
+
+
+def metric_of(spec: Metric, teacher: Denoiser) -> Perceptual:
+    """A perceptual distance. UserError for layers that the teacher has not."""
+    augment = in_turn([AUGMENTS[name] for name in spec.augment])
+    net = network_of(teacher)
+    if spec.features == "teacher":
+        layers = layers_of(net, spec.layers, "method.metric.layers", last=False)
+        return Perceptual(taps_of(teacher, layers, True), teacher.schedule, spec.time, augment, spec.draws)
+    assert isinstance(net, StockNet)
+    return Perceptual(RandomFeatures(net.channels), teacher.schedule, spec.time, augment, spec.draws)
+
+
+def times_of(spec: Judge) -> Times:
+    """At which a judge looks."""
+    return Uniform(spec.t_min, spec.t_max) if spec.time_mean is None else LogitNormal(spec.time_mean)
+
+
+def penalties_of(spec: Judge) -> list[Penalty]:
+    """What holds a judge."""
+    asked = [(spec.r1, "real"), (spec.r2, "fake")]
+    if spec.penalty == "exact":
+        return [Slope(weight, of) for weight, of in asked if weight]  # type: ignore[arg-type]
+    return [Probe(weight, spec.sigma, of) for weight, of in asked if weight]  # type: ignore[arg-type]
+
+
+def adversarial_method(
+    m: MethodAdversarial, roles: Roles, generate: Generate, evidence: Evidence | None = None
+) -> AdversarialDistillation:
     """The method that has nothing but a judge."""
     teacher, denoisers = roles.teacher, roles.denoisers
-    term = judge_of(m.judge, teacher, denoisers.get("critic", teacher), teacher.schedule, 1.0, 1.0)
+    term = judge_of(m.judge, teacher, denoisers.get("critic", teacher), teacher.schedule, 1.0, 1.0, evidence)
     return AdversarialDistillation(denoisers["student"], roles.modules, generate, term, m.watch_per_student)
 
 
@@ -89,66 +141,6 @@ def check_judge(m: MethodDmd2 | MethodAdversarial, net: StockNet) -> None:
         return
     if m.judge.kind == TOKENS:
         layers_of(net, m.judge.layers, "method.judge.layers")
-    if m.judge.text:
+    if m.judge.text or m.judge.condition == "text":
         text_width(net)
-
-
-def looking(spec: Judge, teacher: Denoiser, critic: Denoiser) -> tuple[Look, nn.Module]:
-    """(what the judge is shown, the judge)."""
-    frozen = spec.features == "teacher"
-    who = teacher if frozen else critic
-    net = network_of(who)
-    text = text_width(net) if spec.text else 0
-    look: Look = Whole()
-    layers: tuple[int, ...] = ()
-    if spec.kind == TOKENS:
-        layers = layers_of(net, spec.layers, "method.judge.layers", last=not frozen)
-        look = taps_of(who, layers, frozen)
-    judges = [judge_on(spec, net, layers, text) for _ in range(spec.bands)]
-    return look, judges[0] if len(judges) == 1 else Bands(judges, spec.t_min, spec.t_max)
-
-
-def judge_on(spec: Judge, net: nn.Module, layers: tuple[int, ...], text: int) -> nn.Module:
-    """One judge: of features after these layers of the network, or of latents as it takes them."""
-    if spec.kind == TOKENS:
-        return TokenHeads([width_of(net, i) for i in layers], spec.hidden, text)
-    assert isinstance(net, StockNet)
-    steps = full_steps(spec.hidden) if spec.kind == "latent" else factorised_steps(spec.hidden)
-    judge = LatentJudge(net.channels, steps, spec.hidden, text)
-    return MotionJudge(judge) if spec.kind == "motion" else judge
-
-
-def taps_of(who: Denoiser, layers: tuple[int, ...], frozen: bool = False) -> Taps:
-    """A network's features."""
-    assert isinstance(who, Tapped)
-    return Taps(who, layers, frozen)
-
-
-def network_of(who: Denoiser) -> nn.Module:
-    """The raw network that plays a role."""
-    net = who.net if isinstance(who, AdapterRole) else who
-    assert isinstance(net, Net)
-    return net.net
-
-
-def layers_of(net: nn.Module, asked: tuple[int, ...], key: str, last: bool = True) -> tuple[int, ...]:
-    """The blocks to look at, unless others are asked for the middle and the last, or, where those behind would run for
-    nothing else, the middle alone. UserError for one that is not there."""
-    blocks = len(net.blocks()) if isinstance(net, StockNet) else len(net.hidden)  # type: ignore[arg-type]
-    layers = tuple(asked) or (tuple(sorted({blocks // 2, blocks - 1})) if last else ((blocks - 1) // 2,))
-    if max(layers) >= blocks:
-        raise UserError(f"layers {list(layers)}, the network has 0..{blocks - 1}", key)
-    return layers
-
-
-def width_of(net: nn.Module, layer: int) -> int:
-    """Channels of the features after a block."""
-    return net.width(layer) if isinstance(net, StockNet) else int(net.out.in_features)  # type: ignore[union-attr,arg-type]
-
-
-def text_width(net: nn.Module) -> int:
-    """Channels of the text tokens. UserError for a network whose text goes in elsewhere."""
-    if not isinstance(net, StockNet) or net.text_in is None:
-        what = type(net.model).__name__ if isinstance(net, StockNet) else type(net).__name__
-        raise UserError(f"{what} does not say where its text goes in", "method.judge.text", "leave it out")
-    return int(net.model.get_submodule(net.text_in).in_features)
+    check_images(m.judge)

@@ -4,21 +4,64 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .schema_steps import FewSteps
 from .section import Counts, Section, Share, fault, note
 
-TOKENS = "tokens"
+TOKENS, PIXELS = "tokens", "pixels"
+
+
+def local(path: str) -> str:
+    """A path on this machine, of a file that is not run as Python."""
+    if "://" in path or "\0" in path:
+        raise fault("", f"{path!r} is not a path on this machine; nothing is fetched")
+    return path
+
+
+class Where(Section):
+    """The places of a clip that a judge's loss counts."""
+
+    last: int | None = note(None, "only so many, from the end of the clip", "latent frames", ge=1)
+    region: bool = note(False, "weighed by the clips' condition 'region', a mask of latent places")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Where:
+        if self.last is None and not self.region:
+            raise fault("", "says nothing; say (last: 3), (region: true) or leave it out")
+        return self
+
+
+class Metric(Section):
+    """A perceptual distance: of features, averaged over random changes done to both clips."""
+
+    features: Literal["random", "teacher"] = note(
+        "random", "random: fixed random convolutions of latents; teacher: blocks of the frozen teacher"
+    )
+    layers: Counts = note((), "the teacher's blocks; the middle one when left out", "block, from 0")
+    time: float = note(
+        0.0, "noise level both are brought to, which a teacher wants above 0", "t, 1 = noise", ge=0, lt=1
+    )
+    draws: int = note(1, "changes averaged in a step", "changes", ge=1, le=64)
+    augment: Annotated[tuple[Literal["flip", "shift", "cutout", "zoom", "gain"], ...], Field(strict=False)] = note(
+        ("flip", "shift", "cutout", "zoom", "gain"), "the changes, one after the other"
+    )
+
+    @model_validator(mode="after")
+    def _layers_of_the_teacher(self) -> Metric:
+        if self.layers and self.features != "teacher":
+            raise fault("layers", f"features: {self.features} has none to choose from; leave it out")
+        return self
 
 
 class Judge(Section):
     """A discriminator of the student's samples against real ones, noised alike."""
 
-    kind: Literal["tokens", "latent", "factorised", "motion"] = note(
+    kind: Literal["tokens", "latent", "factorised", "motion", "pixels"] = note(
         "tokens",
         "tokens: heads on a network's features; latent: 3-D convolutions on latents; factorised: space and time in "
-        "turn; motion: the same on differences of neighbouring frames",
+        "turn; motion: the same on differences of neighbouring frames; pixels: heads on features of single decoded "
+        "frames, clean ones (it decodes)",
     )
     features: Literal["critic", "teacher"] = note(
         "critic",
@@ -29,6 +72,17 @@ class Judge(Section):
         (), "blocks that are looked at; when left out the middle and, of a critic, the last", "block, from 0"
     )
     hidden: int = note(64, "width of the judge", "channels", ge=8, le=4096)
+    head: Literal["token", "cross"] = note(
+        "token",
+        "token: a logit for each token of each layer; cross: a learned token for each layer reads it, one logit a clip "
+        "(APT)",
+    )
+    images: Annotated[str, Field(min_length=1), AfterValidator(local)] = note(
+        "random",
+        "features of images that kind: pixels looks at: random (fixed random convolutions), a transformers folder of "
+        "an image model, or a TorchScript file",
+    )
+    frames: int = note(2, "frames of a clip that kind: pixels looks at, drawn anew each time", "frames", ge=1, le=1024)
     loss: Literal["ns", "minimax", "hinge", "lsgan", "wgan", "relativistic"] = note("ns", "kind of the GAN loss")
     weight: float | None = note(
         None, "weight in the student's loss; 0.003 beside a matching loss, 1 alone, when left out", gt=0
@@ -47,7 +101,14 @@ class Judge(Section):
         None, "logit-normal times of this mean and deviation 1, in place of even ones (LADD: 1)", "logit"
     )
     text: bool = note(False, "logits depend on the text too (projection)")
-    mismatched: bool = note(False, "real clips with the text of another count as generated")
+    condition: str | None = note(
+        None, "another condition of the clips that logits depend on: audio, ref, or what the data has", min_length=1
+    )
+    mismatched: bool = note(
+        False,
+        "real clips with another's conditions count as generated; with condition, those the logits depend on alone",
+    )
+    where: Where | None = note(None, "which places of a clip count; all when left out")
     r1: float = note(0.0, "smoothness penalty on real clips; 0: none", ge=0)
     r2: float = note(0.0, "smoothness penalty on generated clips; 0: none", ge=0)
     penalty: Literal["probe", "exact"] = note(
@@ -62,10 +123,28 @@ class Judge(Section):
 
     @model_validator(mode="after")
     def _what_has_no_effect(self) -> Judge:
+        looks_at = "decoded frames" if self.kind == PIXELS else "latents"
         if self.kind != TOKENS and self.features != "critic":
-            raise fault("features", f"kind: {self.kind} looks at latents; leave it out, or say kind: tokens")
-        if self.kind != TOKENS and self.layers:
+            raise fault("features", f"kind: {self.kind} looks at {looks_at}; leave it out, or say kind: tokens")
+        if self.kind not in (TOKENS, PIXELS) and self.layers:
             raise fault("layers", f"kind: {self.kind} looks at latents; leave it out, or say kind: tokens")
+        if self.kind not in (TOKENS, PIXELS) and self.head != "token":
+            raise fault("head", f"kind: {self.kind} has no tokens to read; leave it out, or say kind: tokens")
+        if self.head == "cross" and self.hidden % 4:
+            raise fault("hidden", f"{self.hidden} does not divide among the 4 heads of head: cross")
+        for key in ("images", "frames") if self.kind != PIXELS else ():
+            if getattr(self, key) != Judge.model_fields[key].default:
+                raise fault(key, f"belongs to kind: pixels; leave it out of kind: {self.kind}")
+        for key in ("levels", "bands", "t_min", "t_max", "time_mean") if self.kind == PIXELS else ():
+            if getattr(self, key) != Judge.model_fields[key].default:
+                raise fault(key, "has no effect with kind: pixels, which looks at clean frames; leave it out")
+        if self.images == "random" and self.kind == PIXELS and max(self.layers, default=0) > 2:
+            raise fault("layers", f"{[*self.layers]}, images: random has layers 0..2")
+        if self.where is not None and (self.kind == PIXELS or self.head == "cross"):
+            key = "kind: pixels draws its frames" if self.kind == PIXELS else "head: cross has one logit a clip"
+            raise fault("where", f"{key}; say kind: latent, or leave it out")
+        if self.condition == "text" and self.text:
+            raise fault("condition", "text is said by text: true already; say it once")
         if self.t_min >= self.t_max:
             raise fault("t_min", f"{self.t_min:g} is not below t_max {self.t_max:g}")
         if self.time_mean is not None and (self.t_min, self.t_max) != (0.02, 0.98):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..core.step import Batch, Loss
 from ..core.times import Times, Uniform
 from .anchor import Anchor
 from .augment import Augment, in_turn
-from .look import Look
+from .look import Drawn, Look
 from .penalties import Penalty
 
 Where = Callable[[Tensor, Batch], Tensor]
@@ -36,8 +36,9 @@ class Level:
     rng: Rng
 
     def show(self, x: Tensor, cond: Cond) -> Sequence[Tensor]:
+        look = self.term.look
         xt = self.term.schedule.noise(self.term.augment(x, self.rng), self.noise, self.t)
-        return self.term.look(xt, self.t, cond)
+        return (look.drawn(self.rng) if isinstance(look, Drawn) else look)(xt, self.t, cond)
 
     def judge(self, seen: Sequence[Tensor], cond: Cond) -> Tensor:
         with torch.autocast(self.t.device.type, enabled=False):  # small, and differences of logits are what counts
@@ -54,7 +55,8 @@ class Adversarial:
     critic), it learns to tell apart too. Real and generated meet the same times, noise and augmentation.
 
     levels: noise levels that are averaged; penalties, anchor: of the judge; features: weight of feature matching beside
-    the game; mismatched: real samples with another's conditions count as fakes; where: which positions count.
+    the game; mismatched: real samples with another's conditions count as fakes, all of them or those `swapped`; where:
+    which positions count.
     """
 
     look: Look
@@ -71,6 +73,7 @@ class Adversarial:
     anchor: Anchor | None = None
     features: float = 0.0
     mismatched: bool = False
+    swapped: Sequence[str] = ()
     where: Where | None = None
 
     @property
@@ -122,7 +125,7 @@ class Adversarial:
         fake, real = level.ask(x, cond), level.ask(batch.x, cond)
         cost = watch_loss(real, fake, self.kind, at)
         if self.mismatched and len(x) > 1:
-            other = cond.select(torch.arange(len(x), device=x.device).roll(1))
+            other = with_anothers(cond, self.swapped)
             cost = (cost + watch_loss(real, level.ask(batch.x, other), self.kind, at)) / 2
         for penalty in self.penalties:
             shown, logits = (batch.x, real) if penalty.of == "real" else (x, fake)
@@ -137,6 +140,16 @@ class Adversarial:
 
     def _at(self, x: Tensor, batch: Batch) -> Tensor | None:
         return None if self.where is None else self.where(x, batch)
+
+
+def with_anothers(cond: Cond, names: Sequence[str] = ()) -> Cond:
+    """Each sample with the conditions of the one before it: all, or those named, with their parts."""
+
+    def swapped(part: str, value: Tensor) -> Tensor:
+        return value.roll(1, 0) if not names or part.split(".")[0] in names else value
+
+    fields, along = ({k: swapped(k, v) for k, v in some.items()} for some in (cond.fields, cond.along))
+    return replace(cond, fields=fields, along=along)
 
 
 def mean(values: Sequence[Tensor]) -> Tensor:

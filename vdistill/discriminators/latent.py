@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.errors import UserError
-from .text import Agreement
+from .agreement import Told, agreement
 
 WAVES = 4
 
@@ -37,19 +37,24 @@ def factorised_steps(width: int) -> list[nn.Module]:
 class LatentJudge(nn.Module):
     """Logits [B, N], one for a neighbourhood of latents: without norms over positions, no other has a say in it.
 
-    steps: the convolutions between the first, of `width` channels, and the logit; text: as in `TokenHeads`; times: how
+    steps: the convolutions between the first, of `width` channels, and the logit; told: as in `TokenHeads`; times: how
     many times it is told, t [B, times] where that is more than one.
     """
 
     def __init__(
-        self, channels: int, steps: Sequence[nn.Module], width: int = 64, text: int = 0, times: int = 1
+        self,
+        channels: int,
+        steps: Sequence[nn.Module],
+        width: int = 64,
+        told: int | Sequence[Told] = 0,
+        times: int = 1,
     ) -> None:
         super().__init__()
         self.enter = nn.Conv3d(channels, width, 1)
         self.time = nn.Linear(times * (1 + 2 * WAVES), width)
         self.steps = nn.Sequential(nn.SiLU(), *steps)
         self.leave = nn.Linear(2 * width, 1)
-        self.agree = Agreement(text, 2 * width) if text else None
+        self.agree = agreement(told, 2 * width)
         for conv in (self.enter, *(step for step in steps if isinstance(step, nn.Conv3d))):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # else what is seen fades to a thousandth
 
@@ -57,9 +62,16 @@ class LatentJudge(nn.Module):
         (x,) = seen
         told = torch.cat([waves(each.expand(len(x))) for each in (t.unbind(1) if t.ndim == 2 else [t])], 1)
         h = self.enter(x.float()) + self.time(told)[..., None, None, None]
-        h = self.steps(h).flatten(2).transpose(1, 2)  # [B, N, 2 width]
+        h = self.steps(h)
+        rows, h = h.shape[2], h.flatten(2).transpose(1, 2)  # [B, N, 2 width]
         said = self.leave(h).squeeze(-1)
-        return said if self.agree is None else said + self.agree(h, cond)
+        return said if self.agree is None else said + self.agree(h, cond, rows)
+
+    @staticmethod
+    def grid(shape: Sequence[int]) -> tuple[int, int, int]:
+        """(T, H, W) of the logits of a sample [B, C, T, H, W]: time is halved, the rest twice."""
+        t, h, w = shape[2:]
+        return -(-t // 2), -(-h // 4), -(-w // 4)
 
 
 def waves(t: Tensor) -> Tensor:
@@ -83,3 +95,7 @@ class MotionJudge(nn.Module):
         if x.shape[2] < 2:
             raise UserError("a judge of motion was shown an image", "method.judge.kind", "say latent")
         return torch.as_tensor(self.judge([x.diff(dim=2)], t, cond))
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """As of `LatentJudge`, of the differences."""
+        return self.judge.grid((*shape[:2], shape[2] - 1, *shape[3:]))

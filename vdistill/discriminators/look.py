@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.denoiser import Tapped
+from ..core.rng import Rng
 
 
 class Look(Protocol):
     """(x_t [B, C, T, ...], t [B], cond) -> tensors [B, ...], in the order the judge takes them."""
 
     def __call__(self, xt: Tensor, t: Tensor, cond: Cond) -> Sequence[Tensor]: ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A look that draws what it looks at: once for what is to be compared."""
+
+    def drawn(self, rng: Rng) -> Look: ...
 
 
 @dataclass(frozen=True)

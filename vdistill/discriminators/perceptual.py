@@ -29,12 +29,13 @@ ENSEMBLE = in_turn(tuple(AUGMENTS.values()))
 class RandomFeatures(nn.Module):
     """A `Look` that needs no network: fixed convolutions of latents or pixels [B, C, T, H, W], a function of the seed.
 
-    Features [B, N, C] after each of three layers, at full, half and quarter height and width; T stays. Random weights
-    see edges, textures and motion of neighbouring positions, and know nothing of meaning.
+    Features [B, N, C] after each of three layers, at full, half and quarter height and width, divided by `coarse`; T
+    stays. Random weights see edges, textures and motion of neighbouring positions, and know nothing of meaning.
     """
 
-    def __init__(self, channels: int, width: int = 32, seed: int = 0) -> None:
+    def __init__(self, channels: int, width: int = 32, seed: int = 0, coarse: int = 1) -> None:
         super().__init__()
+        self.coarse = coarse
         sizes, rng = [channels, width, 2 * width, 4 * width], Rng(seed)
         self.widths = tuple(sizes[1:])
         for i in range(3):
@@ -47,7 +48,7 @@ class RandomFeatures(nn.Module):
         self.to(xt.device)
         h, found = xt.float(), []
         for i in range(3):
-            stride = (1, 1, 1) if i == 0 else (1, 2, 2)
+            stride = (1, self.coarse, self.coarse) if i == 0 else (1, 2, 2)
             kernel, bias = self.get_buffer(f"conv{i}"), self.get_buffer(f"bias{i}")
             h = leaky_relu(nn.functional.conv3d(h, kernel, bias, stride, 1), 0.2)
             found.append(h.flatten(2).transpose(1, 2))

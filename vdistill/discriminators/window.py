@@ -1,0 +1,38 @@
+"""Which places of a clip a judge's loss counts: the end of a long rollout, a region, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
+
+from ..core.step import Batch
+
+REGION = "region"
+Grids = Callable[[Sequence[int]], Sequence[tuple[int, int, int]]]
+"""Shape [B, C, T, H, W] of a sample -> (T, H, W) of the logits of each head, in their order."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A `Where`: weights [B, N] of the logits, each the mean of the latent places around it.
+
+    last: only so many latent frames, from the end, count; region: the clips' condition "region" [B, T, H, W] weighs
+    places, 0 to 1, in latent places or finer; clips without one count whole.
+    """
+
+    grids: Grids
+    last: int | None = None
+    region: bool = False
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        weight = torch.ones(len(x), *x.shape[2:], device=x.device)
+        if self.last is not None:
+            weight[:, : max(0, x.shape[2] - self.last)] = 0
+        mask = batch.cond.fields.get(REGION, batch.cond.along.get(REGION))
+        if self.region and mask is not None:
+            weight = weight * adaptive_avg_pool3d(mask.float(), weight.shape[1:])
+        return torch.cat([adaptive_avg_pool3d(weight, grid).flatten(1) for grid in self.grids(x.shape)], 1)
