@@ -56,9 +56,12 @@ class Clip:
             pose=self.pose[cut],
             masks={name: mask[cut] for name, mask in self.masks.items()},
             box=self.box[cut],
-            phonemes=during(self.phonemes, start / FPS, frames / FPS),
-            key=f"{self.key}@{start}",
-        )
+        ).timed(start, frames)
+
+    def timed(self, start: int, frames: int) -> Clip:
+        """What is said of the sound of frames [start, start + frames), times counted from there."""
+        phonemes = during(self.phonemes, start / FPS, frames / FPS)
+        return replace(self, phonemes=phonemes, key=f"{self.key}@{start}")
 
 
 def during(phonemes: tuple[Phoneme, ...], begin: float, seconds: float) -> tuple[Phoneme, ...]:

@@ -19,11 +19,12 @@ def resample(sound: Tensor, rate: int, to: int = RATE) -> Tensor:
     if rate == to:
         return sound
     resampler = av.AudioResampler(format="flt", layout="mono", rate=to)
-    parts = [each.to_ndarray()[0] for each in [*resampler.resample(_frame(sound, rate)), *resampler.resample(None)]]
+    parts = [each.to_ndarray()[0] for each in [*resampler.resample(to_frame(sound, rate)), *resampler.resample(None)]]
     return fit(torch.from_numpy(np.concatenate(parts)), round(len(sound) * to / rate))
 
 
-def _frame(sound: Tensor, rate: int) -> av.AudioFrame:
+def to_frame(sound: Tensor, rate: int) -> av.AudioFrame:
+    """Mono float32 [N] as PyAV takes it."""
     frame = av.AudioFrame.from_ndarray(sound.float().numpy()[None], format="flt", layout="mono")
     frame.sample_rate = rate
     return frame
@@ -49,5 +50,5 @@ def encode(sound: Tensor, path: Path, codec: str = "libopus", bits: int = 32_000
     with av.open(str(path), mode="w") as container:
         stream = cast(av.AudioStream, container.add_stream(codec, rate=RATE, layout="mono"))
         stream.bit_rate = bits
-        for each in [_frame(sound, RATE), None]:
+        for each in [to_frame(sound, RATE), None]:
             container.mux(stream.encode(each))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ...core.errors import UserError
 from ...core.rng import Rng
 from .clips import Clip, Performance, film, perform
+from .damage import BAD, USUAL, damaged, spoilt
 from .identity import Person, person
-from .speech import FPS, speak, voices
+from .sound_faults import MARGIN, Set
+from .speech import FPS, Speech, speak, voices
 
 PEOPLE = 48  # who is seen in training
 
@@ -16,19 +19,22 @@ PEOPLE = 48  # who is seen in training
 @dataclass(frozen=True)
 class Split:
     """people: "seen", or "open" for somebody new in every clip; part: which speech (`speech.voices`); frames: None for
-    as many as asked for."""
+    as many as asked for; state: "clean", "damaged" (`damage.damaged`) or "spoilt" (`damage.spoilt`)."""
 
     people: str
     part: str
     frames: int | None = None
+    state: str = "clean"
 
 
 SPLITS = {
     "hq": Split("seen", "train"),
+    "mq": Split("open", "train", state="damaged"),
     "seen": Split("seen", "test"),
     "open": Split("open", "test"),
     "voice": Split("open", "voice"),
     "long": Split("open", "test", 60 * FPS),
+    "bad": Split("open", "test", state="spoilt"),
 }
 
 
@@ -36,7 +42,8 @@ SPLITS = {
 class Talker:
     """`clip(i)` depends on (split, seed, i) alone, and on speech from eSpeak NG if that is asked for.
 
-    split: one of SPLITS; size: pixels; frames: of a clip, 4 k + 1; speech: "shipped" or "espeak".
+    split: one of SPLITS; size: pixels, even; frames: of a clip; speech: "shipped" or "espeak" (training splits only);
+    damage: probabilities of the faults in the split "mq", those left out being 0.
     """
 
     split: str = "hq"
@@ -44,6 +51,7 @@ class Talker:
     frames: int = 49
     seed: int = 0
     speech: str = "shipped"
+    damage: Mapping[str, float] = field(default_factory=lambda: USUAL)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -71,13 +79,26 @@ class Talker:
         rng = Rng(self.seed, index, turn=f"talker/{self.split}/act")
         _, who = self.who(index)
         spare = 2 * FPS
-        said = speak(who.voice, self.length + spare, rng, SPLITS[self.split].part, self.speech)
-        act = perform(who, said, rng)
-        return act, rng.integer("start", len(act.mouth) - self.length + 1)
+        act = perform(who, self._speak(who.voice, rng, self.length + spare), rng)
+        return act, MARGIN + rng.integer("start", len(act.mouth) - self.length - 2 * MARGIN + 1)
+
+    def _speak(self, voice: str, rng: Rng, frames: int) -> Speech:
+        return speak(voice, frames, rng, SPLITS[self.split].part, self.speech)
 
     def clip(self, index: int) -> Clip:
         """Clip `index`, any whole number from 0."""
         act, start = self.performance(index)
-        number, _ = self.who(index)
+        number, who = self.who(index)
         rng = Rng(self.seed, index, turn=f"talker/{self.split}/film")
-        return film(act, start, self.length, self.size, rng, number, f"talker/{self.split}/{self.seed}/{index}")
+        clip = film(act, start, self.length, self.size, rng, number, f"talker/{self.split}/{self.seed}/{index}")
+        state = SPLITS[self.split].state
+        if state == "clean":
+            return clip
+        others = [voice for voice in voices(SPLITS[self.split].part) if voice != who.voice]
+        scene = Set(act, start, lambda rng, frames: self._speak(others[rng.integer("other", len(others))], rng, frames))
+        rng = rng.at(turn=f"talker/{self.split}/damage")
+        return (
+            damaged(clip, scene, rng, self.damage)
+            if state == "damaged"
+            else spoilt(clip, scene, rng, BAD[index % len(BAD)])
+        )
