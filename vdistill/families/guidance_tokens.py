@@ -39,6 +39,9 @@ class Host(Protocol):
     @property
     def model(self) -> Any: ...
 
+    @property
+    def parts(self) -> dict[str, nn.Module]: ...
+
     def blocks(self) -> Sequence[nn.Module]: ...
 
     def width(self, layer: int) -> int: ...
@@ -219,7 +222,12 @@ def time_embedder(model: nn.Module) -> TimestepEmbedding:
 
 
 def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode: Mode, **said: Any) -> GuidanceTokens:
-    """New tokens for a network, which change nothing yet. said: count and width of TokenSize."""
+    """New tokens for a network, which change nothing yet. said: count and width of TokenSize.
+
+    UserError for a model of two networks.
+    """
+    if len(host.parts) > 1:
+        raise UserError("tokens act on one network, and this model has two", "scales.tokens", "take mode none")
     blocks = tuple(host.width(i) for i in range(len(host.blocks()))) if mode != "adaln" else ()
     time = int(time_embedder(host.model).linear_2.out_features) if mode in ("adaln", "both") else 0
     return GuidanceTokens(TokenSize(tuple(names), blocks, time, mode, most=dict(most), **said))

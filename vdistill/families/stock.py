@@ -29,6 +29,8 @@ from .captions import Captions, Parts
 from .clock import PREDICTS, Clock, clock_of, mu_for, shift_of
 from .few_step import FewStepScheduler
 from .guidance_input import GuidanceEmbedding
+from .guidance_tokens import NAME as SCALES
+from .guidance_tokens import GuidanceTokens
 from .lora_file import LORA_FILE, attach_lora, check_lora
 from .opening import INDEX, call_defaults, open_pipeline
 from .released import put_back
@@ -191,6 +193,8 @@ class StockFamily(Captions):
             assert net.guidance is not None
             fill(net.guidance, read_tensors(folder / GUIDANCE_FILE), str(folder / GUIDANCE_FILE))
             family.net = family.as_net(net)
+        if (tokens := GuidanceTokens.read(folder)) is not None:
+            family.network_of().beside[SCALES] = tokens
         family.folder = folder.resolve()
         return family
 
