@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from methods.bed import CLASSES, G1, MU, Asked, S, affine, batch_of, bell, doubled, train
-from torch import nn
+from torch import Tensor, nn
 
+from vdistill.core.attention import Attend, full
+from vdistill.core.begin import Begin
 from vdistill.core.cond import Cond
+from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.core.schedule import Schedule
 from vdistill.core.step import Batch
@@ -66,3 +69,45 @@ def test_a_wrong_velocity_costs_more_than_the_right_one() -> None:
         for law in (G1, affine(1.0, scale=0.5, shift=0.3))
     )
     assert best < worse
+
+
+class Half:
+    """Half of what it sees, at every position."""
+
+    schedule = Schedule("rf")
+
+    def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+        return x / 2
+
+
+def test_known_beginnings_are_clean_and_cost_nothing() -> None:
+    """And what follows costs what it would, per position left."""
+    x = torch.randn(64, 2, 5, 1, 1)
+    net = Asked(Half())
+    begin = Begin(share=0.75, most=3)
+    loss = Flow(FlowConfig(begin=begin), net, nn.Linear(1, 1)).loss("student", Batch(x, Cond()), Rng(0))
+    xt, t, _ = net.calls[0]
+    known = t == 0
+    assert torch.equal(known, known.long().cumprod(1).bool()) and not known[:, 3:].any()
+    many = known.sum(1)
+    assert abs((many > 0).double().mean().item() - 0.75) < 0.15 and {*many.tolist()} == {0, 1, 2, 3}
+    spots = known[:, None, :, None, None].expand_as(x)
+    assert torch.equal(xt[spots], x[spots]) and not (xt[~spots] == x[~spots]).any()
+    error = (xt / 2 - x).square() / t.clamp_min(0.05)[:, None, :, None, None] ** 2
+    each = [e[:, ~k].mean() for e, k in zip(error, known, strict=True)]
+    assert torch.allclose(loss.total.double(), torch.stack(each).mean(), rtol=1e-5)
+
+
+def test_a_disturbed_beginning_is_told_to_be_clean() -> None:
+    x = torch.zeros(256, 1, 2, 1, 1)
+    net = Asked(Half())
+    Flow(FlowConfig(begin=Begin(1.0, 1, 0.2)), net, nn.Linear(1, 1)).loss("student", Batch(x, Cond()), Rng(0))
+    xt, t, _ = net.calls[0]
+    assert (t[:, 0] == 0).all() and 0.05 < xt[:, 0, 0].std() < 0.2
+
+
+def test_a_beginning_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="2 of 2 positions known.*leave one"):
+        Flow(FlowConfig(begin=Begin(1.0, 2)), Half(), nn.Linear(1, 1)).loss(
+            "student", Batch(torch.zeros(1, 1, 2, 1, 1), Cond()), Rng(0)
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.bank import Bank
+from ..core.begin import Begin
 from ..core.denoiser import Denoiser, Net
 from ..core.engine import Cadence, Engine, Source
 from ..core.errors import UserError
@@ -146,7 +147,10 @@ def make_method(
     guided_by = LABEL if isinstance(family, AnalyticFamily) else family.guided_by
     schedule, limit = family.net.schedule, config.train.guidance_batch
     if isinstance(m, MethodFlow):
-        flow = FlowConfig(m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by, m.drops, m.regions or {})
+        flow = FlowConfig(
+            m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by, m.drops, m.regions or {},
+            None if m.begin is None else Begin(m.begin.share, m.begin.most, m.begin.level),
+        )  # fmt: skip
         return Flow(flow, student, module), None
     if isinstance(m, MethodForcing | MethodOdeInit | MethodCausalConsistency):
         assert isinstance(family, StockFamily)

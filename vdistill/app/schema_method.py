@@ -44,6 +44,14 @@ class GuidanceSpec(Section):
         return self
 
 
+class Beginning(Section):
+    """Samples that begin with known positions, told clean."""
+
+    share: Share = note(0.5, "share of samples that begin so", "share")
+    most: int = note(1, "positions known, 1 to so many by even chance", "latents", ge=1, le=64)
+    level: float = note(0.0, "noise put on them is drawn below this level", "t, 1 = noise", ge=0, lt=1)
+
+
 class MethodFlow(Section):
     """Flow / diffusion training from data: makes teachers."""
 
@@ -57,11 +65,14 @@ class MethodFlow(Section):
         None, "instead of drop_text: conditions, several joined by +, -> share trained without them", "share"
     )
     regions: dict[str, Gain] | None = note(None, "region of the data -> how much more an error counts there", "times")
+    begin: Beginning | None = note(
+        None, "samples whose first positions are known, so that the model goes on from a clip before"
+    )
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("drop", "regions") or v is not None}
+        return {k: v for k, v in whole(self).items() if k not in ("drop", "regions", "begin") or v is not None}
 
     @model_validator(mode="after")
     def _shares_fit(self) -> MethodFlow:

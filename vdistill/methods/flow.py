@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..core.begin import Begin
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.losses.regression import Weighting, position_weights, weighted_x0
@@ -20,7 +21,8 @@ class FlowConfig:
     """time_mean, time_std: of the logit-normal t before the schedule's shift (Esser et al. 2024); weighting: whose
     squared error is minimised, "flow" the velocity's (Lipman et al. 2023); floor: of its weight; drop: share of
     samples trained without the condition `name`; drops: instead, (conditions dropped together, share of samples), which
-    exclude each other; regions: name -> how much more an error counts there."""
+    exclude each other; regions: name -> how much more an error counts there; begin: samples whose first positions are
+    known, if any."""
 
     time_mean: float = 0.0
     time_std: float = 1.0
@@ -30,6 +32,7 @@ class FlowConfig:
     name: str = "text"
     drops: tuple[tuple[tuple[str, ...], float], ...] = ()
     regions: Mapping[str, float] = field(default_factory=dict)
+    begin: Begin | None = None
 
     @property
     def table(self) -> tuple[tuple[tuple[str, ...], float], ...]:
@@ -54,10 +57,15 @@ class Flow:
         cond = batch.cond
         missing = sorted({name for names, _ in cfg.table for name in names} - {*cond.null})
         if missing and cfg.drops:
-            raise UserError(f"this data has no condition {missing[0]!r}", "method.drop", f"it has {', '.join(cond.null)}")
+            raise UserError(
+                f"this data has no condition {missing[0]!r}", "method.drop", f"it has {', '.join(cond.null)}"
+            )
         if not missing:
             cond = cond.drop_by(cfg.table, rng.uniform("drop", (n,), like=x))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
-        guess = self.net.x0(xt, t, cond)
         where = position_weights(batch.regions, cfg.regions)
+        if cfg.begin is not None:
+            xt, t, rest = cfg.begin(x, xt, t, self.net.schedule, rng)
+            where = rest if where is None else where * rest
+        guess = self.net.x0(xt, t, cond)
         return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor, where)))
