@@ -35,10 +35,12 @@ from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judged_by_copy
+from .build_scales import mixed_method, tokens_of, told_method, told_teacher, with_tokens
 from .schema import Config, DataBank, ScopeLora
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_judge import MethodAdversarial
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
+from .schema_scales import MethodMixed
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def build(config: Config, world: int = 1, device: torch.device | str = "cpu") ->
         family = make_family(config, device)
         roles, embedded = make_roles(config, family)
         method, times = make_method(config, family, roles, embedded)
+        method = told_method(method, config.scales)
     specs = {name: optim_of(config, name) for name in method.learners}
     source = held(config, family, method, make_source(config, family, world))
     return Built(family, method, source, specs, roles.denoisers["student"], times)
@@ -106,13 +109,14 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
             raise UserError("the analytic family is trained whole", "scope", "use scope: {name: full}")
         nets = {n: family.network(config.seed + i, embedded) for i, n in enumerate(names)}
         return Roles(family.teacher, nets, nets), embedded
+    with_tokens(family, config.scales)
     own = started(config, family)
     start = with_guidance_input(family) if embedded else family.net
     if isinstance(scope, ScopeLora):
         frugal(config, family)
         targets = scope.targets or family.lora_targets
         roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets), own)
-        scale = family.network_of(start).scale_module() if embedded else None
+        scale = tokens_of(family) or (family.network_of(start).scale_module() if embedded else None)
         if scale is None:
             return roles, embedded
         extra = nn.ModuleDict({"guidance": scale, "adapter": roles.modules["student"]})
@@ -155,6 +159,11 @@ def make_method(
     if isinstance(m, MethodForcing | MethodOdeInit | MethodCausalConsistency):
         assert isinstance(family, StockFamily)
         return causal_method(config, family, roles)
+    if isinstance(m, MethodMixed):
+        assert config.scales is not None
+        often: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
+        seen = inputs_of(config, m.inputs, m.times or (), often, m.data_weight)
+        return mixed_method(m, config.scales, roles, seen, limit), m.times
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
@@ -163,18 +172,19 @@ def make_method(
         return GuidanceDistillation(spec, roles.teacher, student, module, inputs, see_of(config, family)), m.times
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
     if isinstance(m, MethodLcm):
+        low, high = (m.guidance_low, m.guidance_high) if config.scales is None else (1.0, 1.0)  # what guides is told
         lcm = LcmConfig(
             m.teacher_steps,
             m.skip,
-            m.guidance_low,
-            m.guidance_high,
+            low,
+            high,
             embedded,
             m.huber_c,
             m.condition or guided_by,
             m.solver,
             limit,
         )
-        return Lcm(lcm, roles.teacher, student, module), times
+        return Lcm(lcm, told_teacher(roles.teacher, config.scales, limit), student, module), times
     if isinstance(m, MethodAdversarial):
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
         return adversarial_method(m, roles, make), times
@@ -191,7 +201,9 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     else:
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
     teacher: Denoiser
-    if guided_by == INPUT and m.guidance.kind == "cfg" and not m.guidance.names:
+    if config.scales is not None:
+        teacher = told_teacher(roles.teacher, config.scales, config.train.guidance_batch)
+    elif guided_by == INPUT and m.guidance.kind == "cfg" and not m.guidance.names:
         teacher = Told(roles.teacher, m.guidance.scale)
     else:
         teacher = Guided(roles.teacher, guidance_of(m.guidance, guided_by), config.train.guidance_batch)

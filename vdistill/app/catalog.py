@@ -56,6 +56,7 @@ METHODS = {
     "ode_init": "vdistill.causal.ode_init:OdeInit",
     "causal_consistency": "vdistill.causal.consistency:CausalConsistency",
     "guidance": "vdistill.methods.guidance:GuidanceDistillation",
+    "mixed": "vdistill.methods.mixed:MixedDistillation",
     "lcm": "vdistill.methods.lcm:Lcm",
     "dmd2": "vdistill.methods.dmd2:Dmd2",
     "adversarial": "vdistill.methods.adversarial:AdversarialDistillation",

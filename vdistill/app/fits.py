@@ -20,6 +20,10 @@ CAUSAL = ("tiny", "wan", "cogvideox", "hunyuan", "hunyuan15", "ltx")
 """Families whose students can be causal."""
 ONLY_CAUSAL = ("forcing", "ode_init", "causal_consistency")
 """Methods whose students are."""
+TOLD = ("mixed", "lcm", "dmd2")
+"""Methods whose students can be told several scales."""
+GUIDES = ("guidance", "guidance_low", "guidance_high", "condition", "embed_guidance")
+"""Keys of theirs that say what scales say."""
 ROLLED = ("rollout", "last", "extend", "rolling", "through", "whole")
 """Keys of the causal section that say how a rollout goes."""
 
@@ -33,6 +37,7 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
     yield from _critic(config)
     yield from _causal(config)
     yield from judge_misfits(config)
+    yield from _scales(config)
 
 
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
@@ -97,7 +102,8 @@ def _clip_and_codec(config: Config) -> Iterator[tuple[str, str]]:
 
 def _conditions(config: Config) -> Iterator[tuple[str, str]]:
     known, family, method = conditions(config), config.family, config.method
-    for key, names in _asked(config).items():
+    told = {"scales.conditions": config.scales.names if config.scales else ()}
+    for key, names in {**_asked(config), **told}.items():
         for name in [n for n in names if n not in known]:
             has = f"it has {', '.join(known)}" if known else "it has none"
             yield key, f"no condition {name!r} in family {family.name}; {has}"
@@ -129,6 +135,23 @@ def _asked(config: Config) -> dict[str, tuple[str, ...]]:
         return {"method.drop": tuple(name for names, _ in method.drops for name in names)}
     condition = getattr(method, "condition", None)  # of the methods that guide by one
     return {"method.condition": (condition,)} if condition else {}
+
+
+def _scales(config: Config) -> Iterator[tuple[str, str]]:
+    scales, method = config.scales, config.method
+    if scales is None:
+        if method.name == "mixed":
+            yield "scales", "mixed guides by a section such as scales: (conditions: (text: (usual: 3.0)))"
+        return
+    if method.name not in TOLD:
+        yield "scales", f"{method.name} does not tell its student scales; {', '.join(TOLD)} do"
+    if config.family.name == "analytic":
+        yield "scales", "the analytic family takes one scale, by method guidance"
+    if config.causal is not None:
+        yield "scales", "a causal student is not told scales; leave out one of both"
+    for key in GUIDES:
+        if key in method.model_fields_set:
+            yield f"method.{key}", "has no effect beside scales, which say how the teacher is guided"
 
 
 def _critic(config: Config) -> Iterator[tuple[str, str]]:

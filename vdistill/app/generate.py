@@ -24,6 +24,7 @@ from ..families.stock import StockFamily
 from ..families.stock_sampler import sample_stock
 from ..video.extend import continue_from
 from .about import About
+from .build_scales import told_student
 from .causal_file import Saved, read_causal
 from .models import clip_shape, finite, model_folder, whole_number
 from .streaming import block_by_block
@@ -207,6 +208,7 @@ def latents(
 
 def guided(family: StockFamily, net: Denoiser, scale: float) -> Denoiser:
     """A network under the guidance its family knows, at one scale; 1 is none."""
+    net = told_student(family, net)
     if family.guided_by == INPUT:
         return Told(net, scale)
     return Guided(net, cfg(scale, family.guided_by), apart=family.passes_apart) if scale != 1 else net

@@ -11,6 +11,7 @@ from .schema_avatar import DataTalker, Scales
 from .schema_causal import Causal
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
+from .schema_scales import ScalesSpec
 from .section import REQUIRED, Decay, LocalPath, Section, Share, Words, fault, faults, note
 
 Count = Annotated[int, Field(ge=1)]
@@ -170,6 +171,7 @@ class Config(Section):
     method: Method = note(REQUIRED, "how it is taught")
     scope: Scope = note(ScopeFull(), "which weights are trained")
     causal: Causal | None = note(None, "a student that makes a clip block by block; left out, it sees the whole clip")
+    scales: ScalesSpec | None = note(None, "guidance by several conditions, whose scales the student is told")
     optim: Optim = note(Optim(), "how weights move")
     train: Train = note(REQUIRED, "how long")
     validation: Validation = note(Validation(), "clips made while training")
@@ -182,6 +184,11 @@ class Config(Section):
     def _one_length_and_size(cls, given: Any) -> Any:
         """frames and size are said once: data takes the family's, the family data's."""
         return _said_once(given)
+
+    @model_serializer(mode="wrap")
+    def _without_no_scales(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs without scales are written down as they were before there were any, and so go on."""
+        return {k: v for k, v in whole(self).items() if k != "scales" or v is not None}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:

@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_judge import Judge, MethodAdversarial
+from .schema_scales import MethodMixed
 from .schema_steps import FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
@@ -221,6 +222,7 @@ Method = Annotated[
     | MethodOdeInit
     | MethodCausalConsistency
     | MethodGuidance
+    | MethodMixed
     | MethodLcm
     | MethodDmd2
     | MethodAdversarial,

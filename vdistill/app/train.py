@@ -36,6 +36,7 @@ from .models import STUDENT, check_data, clip_of
 from .schema import Config
 from .schema_causal import MethodForcing
 from .schema_method import MethodFlow, MethodGuidance
+from .schema_scales import MethodMixed
 from .validate import validator
 
 CONFIG, SPEED = "config.yaml", "speed.jsonl"
@@ -169,7 +170,8 @@ def about_student(config: Config, built: Built) -> About:
     """What the model folder says of itself: the clip it was trained on, and how it is sampled."""
     v, m, clip = config.validation, config.method, clip_of(built, config)
     rate = getattr(config.family, "frame_rate", None) or About.frame_rate
-    many = isinstance(m, MethodFlow | MethodForcing | MethodGuidance) and "steps" not in v.model_fields_set
+    any_number = isinstance(m, MethodFlow | MethodForcing | MethodGuidance | MethodMixed)
+    many = any_number and "steps" not in v.model_fields_set
     steps = About.steps if many else v.steps  # the default of validation is a few-step student's
     family = built.family
     told = family.defaults()["guidance"] if isinstance(family, StockFamily) and family.guided_by == INPUT else None

@@ -53,7 +53,7 @@ class Host(Protocol):
 class TokenSize:
     """names: of the scales; blocks: widths of the network's blocks; time: width of its time embedding; mode: token,
     adaln (the time is shifted), both, or fixed (tokens that are told nothing); count: K; width: of a token and of its
-    readers; most: name -> largest scale learned."""
+    readers; most: name -> largest scale learned; usual: name -> the scale it is used at."""
 
     names: tuple[str, ...]
     blocks: tuple[int, ...]
@@ -62,6 +62,7 @@ class TokenSize:
     count: int = 4
     width: int = 128
     most: Mapping[str, float] = field(default_factory=dict)
+    usual: Mapping[str, float] = field(default_factory=dict)
 
 
 class ScaleMlp(nn.Module):
@@ -222,7 +223,7 @@ def time_embedder(model: nn.Module) -> TimestepEmbedding:
 
 
 def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode: Mode, **said: Any) -> GuidanceTokens:
-    """New tokens for a network, which change nothing yet. said: count and width of TokenSize.
+    """New tokens for a network, which change nothing yet. said: usual, count and width of TokenSize.
 
     UserError for a model of two networks.
     """

@@ -1,0 +1,106 @@
+"""From the `scales:` section to a student that is told its scales, and to the teacher that is guided by them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+from ..core.denoiser import Denoiser
+from ..core.errors import UserError
+from ..core.guidance import Guidance
+from ..core.inputs import Inputs
+from ..core.losses.mixed import QUALITY, Balance, ByQuality, Disagreement, GradNorm, Region, Sync
+from ..core.plan import AsTold, Plan, Telling, plan
+from ..core.scope import Roles
+from ..core.step import Method
+from ..families.guidance_tokens import NAME, GuidanceTokens, tokens_for
+from ..families.stock import StockFamily
+from ..methods.guidance_scales import ScaleLaw, ToldScales
+from ..methods.mixed import MixedConfig, MixedDistillation, Supervision
+from .schema_scales import MethodMixed, ScalesSpec, SupervisionSpec
+
+
+def plan_of(spec: ScalesSpec) -> Plan:
+    """The guidance with open scales a config means."""
+    ramps = {name: each.ramp for name, each in spec.conditions.items() if each.ramp is not None}
+    table = Guidance(interval=spec.interval or (0.0, 1.0), rescale=spec.rescale)
+    return plan(spec.kind, spec.names, ramps).changed(table.projected() if spec.apg else table)
+
+
+def law_of(spec: ScalesSpec) -> ScaleLaw:
+    """How scales are drawn; always the usual ones where the student is told none."""
+    usual = {name: each.usual for name, each in spec.conditions.items()}
+    most = {name: each.top for name, each in spec.conditions.items()}
+    return ScaleLaw(usual, most, spec.at_usual, spec.at_ones) if spec.tells else ScaleLaw(usual, usual, 1.0, 0.0)
+
+
+def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
+    """The family with tokens beside its network, which change nothing yet. UserError where it has some already, or has
+    no place for them."""
+    if spec is None or spec.tokens == "none":
+        return family
+    network = family.network_of()
+    if NAME in network.beside:
+        raise UserError("this model has guidance tokens already", "scales", "leave the section out, or tokens: none")
+    law, more = law_of(spec), (QUALITY,) if spec.quality else ()
+    usual, most = {**law.usual, **dict.fromkeys(more, 1.0)}, {**law.most, **dict.fromkeys(more, 1.0)}
+    network.beside[NAME] = tokens_for(
+        network, (*law.usual, *more), most, spec.tokens, usual=usual, count=spec.count, width=spec.width
+    )
+    return family
+
+
+def told_teacher(teacher: Denoiser, spec: ScalesSpec | None, limit: int | None) -> Denoiser:
+    """The teacher guided by what batches are told; as it is without scales."""
+    return teacher if spec is None else AsTold(teacher, plan_of(spec), limit)
+
+
+def told_method(method: Method, spec: ScalesSpec | None) -> Method:
+    """The method with batches that are told scales; as it is without."""
+    if spec is None:
+        return method
+    return ToldScales(method, plan_of(spec), law_of(spec), spec.balanced, spec.quality)
+
+
+def mixed_method(m: MethodMixed, spec: ScalesSpec, roles: Roles, inputs: Inputs, limit: int | None) -> Method:
+    """The regression to the guided teacher, with data where wished."""
+    cfg = MixedConfig(m.floor, m.times or (), m.substeps)
+    data = None if m.supervision is None else supervision_of(m.supervision)
+    student, module = roles.denoisers["student"], roles.modules["student"]
+    return MixedDistillation(cfg, told_teacher(roles.teacher, spec, limit), student, module, inputs, data)
+
+
+def supervision_of(spec: SupervisionSpec) -> Supervision:
+    """What data adds, as a config says."""
+    region = Region(spec.region)
+    made: dict[str, Balance] = {"by_quality": ByQuality(spec.low), "region": region, "sync": Sync(spec.region)}
+    if "disagreement" in spec.balance:
+        made["disagreement"] = Disagreement(spec.kappa, region=region if "region" in spec.balance else None)
+    smooth = math.inf if spec.smooth == "all" else float(spec.smooth)
+    ratio = None if spec.gradnorm is None else GradNorm(spec.gradnorm)
+    return Supervision(spec.target, [made[name] for name in spec.balance], spec.weight, smooth, spec.replaces, ratio)
+
+
+def tokens_of(family: StockFamily) -> GuidanceTokens | None:
+    """Those of a family's network; None where it has none."""
+    beside = family.network_of().beside
+    found = beside[NAME] if NAME in beside else None
+    assert found is None or isinstance(found, GuidanceTokens)
+    return found
+
+
+def told_student(family: StockFamily, net: Denoiser, scales: Mapping[str, float] | None = None) -> Denoiser:
+    """A network with tokens, told scales: the usual ones where none are given; any other network as it is.
+
+    UserError for a scale it does not take; a warning for one beyond what was learned.
+    """
+    tokens = tokens_of(family)
+    if tokens is None:
+        return net
+    size, asked = tokens.size, dict(scales or {})
+    if unknown := sorted(asked.keys() - set(size.names)):
+        raise UserError(f"this model takes no scale of {unknown[0]!r}", "scales", f"it takes {', '.join(size.names)}")
+    for name in tokens.beyond(asked):
+        warnings.warn(f"scale {asked[name]:g} of {name} is beyond what was learned, {size.most[name]:g}", stacklevel=2)
+    return Telling(net, {**size.usual, **asked})

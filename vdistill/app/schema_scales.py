@@ -1,0 +1,139 @@
+"""The `scales:` section, guidance scales as inputs of the student, and the method that learns from teacher and data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .section import REQUIRED, Few, Interval, Section, Share, fault, note
+
+Ramp = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class ScaleSpec(Section):
+    """One condition's scale. 1 means none."""
+
+    usual: float = note(REQUIRED, "scale the student will be used at", "times", ge=1, le=100)
+    most: float | None = note(
+        None, "largest scale learned; twice the usual less 1 when left out", "times", ge=1, le=100
+    )
+    ramp: Ramp | None = note(None, "factors of (scale - 1) at t = 1 and t = 0; [1, 1] when left out", "times")
+
+    @property
+    def top(self) -> float:
+        """The largest scale learned."""
+        return 2 * self.usual - 1 if self.most is None else self.most
+
+    @model_validator(mode="after")
+    def _in_range(self) -> ScaleSpec:
+        if self.top < self.usual:
+            raise fault("most", f"{self.top:g} is below the usual {self.usual:g}")
+        return self
+
+
+class ScalesSpec(Section):
+    """Guidance by several conditions, distilled into one pass that is told their scales."""
+
+    kind: Literal["chain", "star", "joint"] = note(
+        "chain", "chain: conditions added in the order given; star: each against going without it; joint: all at once"
+    )
+    conditions: dict[str, ScaleSpec] = note(REQUIRED, "condition -> its scale; of joint guidance one, named a+b")
+    tokens: Literal["token", "adaln", "both", "fixed", "none"] = note(
+        "token",
+        "how the student is told: learned tokens, a shift of its time embedding, both, tokens for the usual scales "
+        "alone, or not at all (the usual scales go into its weights)",
+    )
+    count: int = note(4, "learned tokens for each condition", "tokens", ge=1, le=64)
+    width: int = note(128, "width of tokens and of what reads them", "channels", ge=8)
+    at_usual: Share = note(0.25, "share of samples at the usual scales", "share")
+    at_ones: Share = note(0.25, "share of samples without guidance; the rest is drawn up to the largest", "share")
+    balanced: Share = note(
+        0.0, "share of samples told nothing, with conditions dropped, so that the student can still be guided", "share"
+    )
+    quality: bool = note(False, "tell the student how good each clip is, as one more scale")
+    interval: Interval | None = note(
+        None, "[low, high]: the times in which guidance acts; all when left out", "t, 1 = noise"
+    )
+    rescale: Share = note(0.0, "how far the standard deviation is brought back to the unguided one", "share")
+    apg: bool = note(False, "adaptive projected guidance: only the part that is not parallel to the estimate")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions guided by."""
+        return tuple(part.strip() for name in self.conditions for part in name.split("+"))
+
+    @property
+    def tells(self) -> bool:
+        """Whether scales are drawn; otherwise the usual ones are all."""
+        return self.tokens not in ("fixed", "none")
+
+    @model_validator(mode="after")
+    def _they_fit(self) -> ScalesSpec:
+        if not self.conditions:
+            raise fault("conditions", "names none; say (ref: (usual: 2.0), audio: (usual: 3.0))")
+        if self.kind == "joint" and len(self.conditions) != 1:
+            raise fault(
+                "conditions", f"joint guidance has one scale, such as {'+'.join(self.conditions)}: (usual: 2.0)"
+            )
+        if self.kind != "joint" and any("+" in name for name in self.conditions):
+            raise fault("conditions", f"{self.kind} has a scale for each condition; a+b belongs to joint")
+        if self.at_usual + self.at_ones > 1:
+            raise fault("at_ones", f"{self.at_ones:g} and at_usual {self.at_usual:g} are more than 1")
+        if self.quality and not self.tells:
+            raise fault("quality", f"cannot be told with tokens: {self.tokens}")
+        return self
+
+
+class SupervisionSpec(Section):
+    """Data as a second teacher, believed as far as it is good."""
+
+    target: Literal["raw", "delta", "unit"] = note(
+        "delta",
+        "what data asks for: itself; itself pushed as guidance pushes the teacher; or itself where no scale is above 1",
+    )
+    balance: Annotated[tuple[Literal["by_quality", "disagreement", "region", "sync"], ...], Field(strict=False)] = note(
+        ("region",), "how far data is believed, multiplied; none: everywhere alike"
+    )
+    weight: float = note(1.0, "of the data beside the teacher", "times", gt=0, le=100)
+    region: str = note("lip", "region of the clips in which damaged ones are not believed")
+    low: Share = note(0.25, "by_quality: belief in the worst clips", "share")
+    kappa: float = note(1.0, "disagreement: how fast belief falls beyond what is usual", gt=0)
+    smooth: float | Literal["all"] = note(
+        0.0, "damaged clips speak through a low-pass of this width; all: by their mean over time", "latents"
+    )
+    replaces: Share = note(0.0, "how far data takes the teacher's place where it is believed", "share")
+    gradnorm: float | None = note(
+        None, "size of the data's gradient against the teacher's; not tied when left out", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _width(self) -> SupervisionSpec:
+        if not isinstance(self.smooth, str) and not 0 <= self.smooth <= 1e4:
+            raise fault("smooth", f"is a width in latents of at least 0, or all; found {self.smooth:g}")
+        return self
+
+
+class MethodMixed(Section):
+    """Guidance distillation by several scales (see scales), with data as a second teacher where wished."""
+
+    name: Literal["mixed"] = note("mixed", "this method")
+    supervision: SupervisionSpec | None = note(None, "what data adds; the teacher alone when left out")
+    floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
+    times: Few | None = note(None, "times of a few-step student; any number of steps when left out", "t, 1 = noise")
+    substeps: int = note(
+        0, "solver steps of the teacher from one of the times to the next; 0: its estimate", "steps", ge=0
+    )
+    inputs: Literal["data", "backward", "mix"] = note(
+        "data", "what the student sees: noised data, its own sampling at 'times', or one of them by chance"
+    )
+    data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+
+    @model_validator(mode="after")
+    def _times_where_needed(self) -> MethodMixed:
+        if self.times is None and (self.inputs != "data" or self.substeps):
+            key = "substeps" if self.substeps else "inputs"
+            raise fault(key, "needs the student's 'times'")
+        if self.inputs == "backward" and self.supervision is not None:
+            raise fault("supervision", "needs noised data: inputs data or mix")
+        return self
