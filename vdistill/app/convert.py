@@ -50,11 +50,16 @@ def run(args: argparse.Namespace) -> int:
     from ..families.wan_checkpoint import read_names, write_lora, write_transformer
     from ..families.wan_presets import PRESETS
     from ..families.wan_weights import transformer_shapes
+    from .convert_adapters import convert_adapters, holds_adapters
     from .models import model_folder
 
     out, base = Path(args.out), model_folder(args.base)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("exists and is not empty", str(out), "name a new folder")
+    if holds_adapters(Path(args.checkpoint)):
+        convert_adapters(Path(args.checkpoint), base, out)
+        print(out)
+        return 0
     part = choose_part(base, args.part)
     found = read_names(Path(args.checkpoint), args.keys)
     wanted = transformer_shapes(base / part)

@@ -16,7 +16,9 @@ class AdaptersSpec(Section):
 
     bands: int = note(40, "mel bands of the sound's features", "bands", ge=20, le=128)
     causal: bool = note(False, "features of a frame see no sound after it")
-    ahead: int = note(2, "frames after its own that a latent position hears; 0 of a causal window", "frames", ge=0, le=4)
+    ahead: int = note(
+        2, "frames after its own that a latent position hears; 0 of a causal window", "frames", ge=0, le=4
+    )
     width: int = note(128, "width of the tokens that sound and reference become", "channels", ge=8)
     ref: bool = note(True, "whether a reference image is read")
     near: bool = note(True, "whether the reference is also added where it lies")

@@ -160,7 +160,9 @@ class Adapters(nn.Module):
             more = self.near(ref.to(self.near.weight.dtype)).to(out.dtype).transpose(1, 2)  # [B, D, n or 1]
             if more.shape[-1] > 1:
                 if more.shape[-1] != out.shape[3] * out.shape[4]:
-                    raise UserError(f"a reference of {more.shape[-1]} tokens for frames of {out[0, 0, 0].numel()}", "ref")
+                    raise UserError(
+                        f"a reference of {more.shape[-1]} tokens for frames of {out[0, 0, 0].numel()}", "ref"
+                    )
                 more = more.unflatten(2, out.shape[3:])[:, :, None]
             else:
                 more = more[..., None, None]
