@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.rng import Rng
 from .face import render
-from .identity import Person
+from .identity import Person, describe
 from .motion import blinks, pose
 from .speech import FPS, HOP, Phoneme, Speech
 from .visemes import VISEMES, mouth
@@ -25,7 +25,8 @@ class Clip:
     frames [3, T, H, W] in [-1, 1]; sound float32 [640 T] at 16 kHz; reference [3, H, W]: the same person at another
     time, in another pose; mouth [T, 6] (`visemes.CHANNELS`), blink [T], pose [T, 4] (x, y, roll, scale); identity [31]
     and person: which one of the split; masks "face", "lip", "person" [T, H, W] in [0, 1]; box [T, 4] of the face in
-    pixels; phonemes: (begin, end, IPA) in seconds of the clip; damage: what was done to it, None in a clean clip.
+    pixels; phonemes: (begin, end, IPA) in seconds of the clip; text: the sentences heard, whole ones; damage: what was
+    done to the clip this one was cut from, None if it is clean.
     """
 
     frames: Tensor
@@ -43,6 +44,11 @@ class Clip:
     text: str
     damage: Mapping[str, object] | None = None
     key: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The person in words."""
+        return describe(self.identity)
 
     def window(self, start: int, frames: int) -> Clip:
         """Frames [start, start + frames) as a clip of their own; the reference and the text stay."""
@@ -68,6 +74,11 @@ def during(phonemes: tuple[Phoneme, ...], begin: float, seconds: float) -> tuple
     """The phonemes that sound within [begin, begin + seconds), cut to it, times counted from `begin`."""
     moved = ((max(a - begin, 0.0), min(b - begin, seconds), name) for a, b, name in phonemes)
     return tuple((a, b, name) for a, b, name in moved if b > a)
+
+
+def heard(speech: Speech, start: int, frames: int) -> str:
+    """The sentences of which something is heard in frames [start, start + frames)."""
+    return " ".join(text for _, _, text in during(speech.sentences, start / FPS, frames / FPS))
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ def film(act: Performance, start: int, frames: int, size: int, rng: Rng, person:
         masks={name: getattr(drawn, name) for name in MASKS},
         box=drawn.box,
         phonemes=during(speech.phonemes, start / FPS, frames / FPS),
-        text=speech.text,
+        text=heard(speech, start, frames),
         key=key,
     )
 

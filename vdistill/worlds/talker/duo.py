@@ -88,14 +88,15 @@ class Duo:
         return compose((people[0], people[1]), active, turns, key)
 
 
-def converse(
-    names: tuple[str, str], frames: int, rng: Rng, part: str
-) -> tuple[tuple[Speech, Speech], tuple[Turn, ...]]:
+Talk = tuple[tuple[Speech, Speech], tuple[Turn, ...]]
+
+
+def converse(names: tuple[str, str], frames: int, rng: Rng, part: str) -> Talk:
     """What each of two voices says in `frames` frames, taking turns; who begins and what is said is drawn."""
     said = tuple(shipped(name, part) for name in names)
     orders: list[list[int]] = [[], []]
     parts: list[list[Speech]] = [[], []]
-    ends, turns = [0.0, 0.0], []
+    ends, turns = [0.0, 0.0], list[Turn]()
     speaker, begin = rng.integer("first", 2), float(rng.uniform("lead", (), 0.1, 0.5))
     while begin * FPS < frames:
         n = len(turns)

@@ -40,6 +40,23 @@ HAIRS = (
 EYES = ((0.16, 0.09, 0.05), (0.35, 0.22, 0.10), (0.15, 0.35, 0.60), (0.18, 0.42, 0.26), (0.32, 0.36, 0.40))
 
 
+NAMES = {  # what colours are called
+    "black": (0.08, 0.07, 0.08),
+    "grey": (0.6, 0.6, 0.6),
+    "white": (0.93, 0.93, 0.93),
+    "brown": (0.38, 0.24, 0.14),
+    "blond": (0.85, 0.68, 0.38),
+    "red": (0.75, 0.22, 0.15),
+    "orange": (0.9, 0.55, 0.2),
+    "yellow": (0.9, 0.85, 0.3),
+    "green": (0.35, 0.7, 0.3),
+    "blue": (0.25, 0.4, 0.8),
+    "purple": (0.5, 0.25, 0.6),
+    "pink": (0.9, 0.6, 0.75),
+    "turquoise": (0.4, 0.8, 0.8),
+}
+
+
 @dataclass(frozen=True)
 class Person:
     """face: [31], colours as RGB in [0, 1], then GEOMETRY in units of its ranges; voice: see `speech`; gain and spread
@@ -64,6 +81,25 @@ def geometry(face: Tensor) -> dict[str, Tensor]:
         name: (low + (high - low) * face[:, first + i])[:, None, None, None]
         for i, (name, (low, high)) in enumerate(GEOMETRY.items())
     }
+
+
+def describe(face: Tensor) -> str:
+    """A face [31] in words: "a person with brown hair, a beard and glasses before a blue wall"."""
+    parts = ["long " * (float(_number(face, "hair_length")) > 0.1) + f"{colour_name(face, 'hair')} hair"]
+    parts += ["a beard"] * (float(_number(face, "beard")) > 0.5) + ["glasses"] * (float(_number(face, "glasses")) > 0.5)
+    said = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+    return f"a person with {said} before a {colour_name(face, 'background')} wall"
+
+
+def _number(face: Tensor, name: str) -> Tensor:
+    return face[3 * len(COLOURS) + list(GEOMETRY).index(name)]
+
+
+def colour_name(face: Tensor, part: str) -> str:
+    """What a colour of a face [31] is called: the nearest of NAMES."""
+    first = 3 * COLOURS.index(part)
+    away = (torch.tensor(list(NAMES.values())) - face[first : first + 3].detach().cpu()).square().sum(1)
+    return list(NAMES)[int(away.argmin())]
 
 
 def face(rng: Rng) -> Tensor:

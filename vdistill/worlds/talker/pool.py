@@ -44,9 +44,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.frames < 1 or not 0 <= self.mq <= 1:
-            raise UserError(
-                f"{self.clips} clips of {self.seconds} s, {self.mq} of them damaged: no pool", "talker.pool"
-            )
+            said = f"{self.clips} clips of {self.seconds} s, a share {self.mq} of them damaged, are no pool"
+            raise UserError(said, "talker.pool")
         check(self.damage)
 
     @property

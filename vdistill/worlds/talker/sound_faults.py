@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.rng import Rng
-from .clips import Clip, Performance, during
+from .clips import Clip, Performance, during, heard
 from .speech import FPS, HOP, Speech
 
 MARGIN = 8  # frames of the performance kept before and after a clip, for sound that is early or late
@@ -32,7 +32,8 @@ def desync(clip: Clip, scene: Set, rng: Rng, least: int = 2) -> tuple[Clip, int]
     count, begin = clip.frames.shape[1], scene.start - k
     speech = scene.act.speech
     sound = speech.sound[HOP * begin : HOP * (begin + count)]
-    return replace(clip, sound=sound, phonemes=during(speech.phonemes, begin / FPS, count / FPS)), k
+    phonemes = during(speech.phonemes, begin / FPS, count / FPS)
+    return replace(clip, sound=sound, phonemes=phonemes, text=heard(speech, begin, count)), k
 
 
 def wrong(clip: Clip, scene: Set, rng: Rng) -> tuple[Clip, str]:
@@ -40,8 +41,8 @@ def wrong(clip: Clip, scene: Set, rng: Rng) -> tuple[Clip, str]:
     count = clip.frames.shape[1]
     speech = scene.other(rng.at(turn="wrong"), count)
     phonemes = during(speech.phonemes, 0.0, count / FPS)
-    clip = replace(clip, sound=speech.sound[: HOP * count], phonemes=phonemes, text=speech.text, voice=speech.voice)
-    return clip, speech.voice
+    clip = replace(clip, sound=speech.sound[: HOP * count], phonemes=phonemes, text=heard(speech, 0, count))
+    return replace(clip, voice=speech.voice), speech.voice
 
 
 def silent(clip: Clip, scene: Set, rng: Rng) -> tuple[Clip, bool]:

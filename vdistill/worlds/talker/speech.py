@@ -27,11 +27,11 @@ Phoneme = tuple[float, float, str]  # begin and end in seconds, IPA ("" is silen
 
 @dataclass(frozen=True)
 class Speech:
-    """sound: float32 [N] at 16 kHz; phonemes cover it without gaps; text: the sentences, one after another."""
+    """sound: float32 [N] at 16 kHz; phonemes cover it without gaps; sentences: begin and end in seconds, text."""
 
     sound: Tensor
     phonemes: tuple[Phoneme, ...]
-    text: str
+    sentences: tuple[tuple[float, float, str], ...]
     voice: str
 
     @property
@@ -75,7 +75,8 @@ def shipped(voice: str, part: str) -> tuple[Speech, ...]:
 def _shipped(row: dict) -> Speech:
     sound = wave.fit(_file(row["file"])[row["begin"] :], row["samples"])
     starts = [(ms / 1000, name) for ms, name in row["phonemes"]]
-    return Speech(sound, spans([(0.0, ""), *starts], row["samples"] / wave.RATE), row["text"], row["voice"])
+    seconds = row["samples"] / wave.RATE
+    return Speech(sound, spans([(0.0, ""), *starts], seconds), ((0.0, seconds, row["text"]),), row["voice"])
 
 
 def spoken(voice: str, rng: Rng, name: str) -> Speech:
@@ -85,23 +86,25 @@ def spoken(voice: str, rng: Rng, name: str) -> Speech:
     said = engine().say(text, voice, speed, pitch)
     sound = wave.resample(said.sound, said.rate)
     sound = sound * (0.5 / sound.abs().max().clamp(min=1e-3))
-    return Speech(sound, spans([(0.0, ""), *said.phonemes], len(sound) / wave.RATE), text, voice)
+    seconds = len(sound) / wave.RATE
+    return Speech(sound, spans([(0.0, ""), *said.phonemes], seconds), ((0.0, seconds, text),), voice)
 
 
 def silence(seconds: float, voice: str) -> Speech:
     count = round(seconds * wave.RATE)
-    return Speech(torch.zeros(count), ((0.0, count / wave.RATE, ""),), "", voice)
+    return Speech(torch.zeros(count), ((0.0, count / wave.RATE, ""),), (), voice)
 
 
 def join(parts: list[Speech]) -> Speech:
     """One after another."""
     phonemes: list[Phoneme] = []
+    sentences: list[tuple[float, float, str]] = []
     begin = 0.0
     for part in parts:
         phonemes += [(begin + a, begin + b, name) for a, b, name in part.phonemes]
+        sentences += [(begin + a, begin + b, text) for a, b, text in part.sentences]
         begin += len(part.sound) / wave.RATE
-    text = " ".join(part.text for part in parts if part.text)
-    return Speech(torch.cat([part.sound for part in parts]), tuple(phonemes), text, parts[0].voice)
+    return Speech(torch.cat([part.sound for part in parts]), tuple(phonemes), tuple(sentences), parts[0].voice)
 
 
 def speak(voice: str, frames: int, rng: Rng, part: str = "train", source: str = "shipped") -> Speech:
