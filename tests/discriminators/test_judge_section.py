@@ -19,7 +19,7 @@ from vdistill.discriminators.augment import AUGMENTS
 from vdistill.methods.dmd2 import Dmd2
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(ROOT.glob("configs/video/shapes_dmd2_judge_*.yaml"))
+CONFIGS = sorted(ROOT.glob("configs/video/shapes_*judge_*.yaml"))
 START = """name: mine
 family: {{name: {family}}}
 data: {data}
@@ -68,6 +68,27 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{t_min: 0.9, t_max: 0.5}", {}, "method.judge.t_min: 0.9 is not below t_max 0.5"),
     ("{augment: [flip, flip]}", {}, "method.judge.augment: names one twice"),
     ("{kind: pixel}", {}, "method.judge.kind: 'pixel' is unknown"),
+    ("{kind: pixels, features: teacher}", {}, "method.judge.features: kind: pixels looks at decoded frames"),
+    ("{kind: pixels, t_max: 0.5}", {}, "method.judge.t_max: has no effect with kind: pixels, which looks at clean"),
+    ("{kind: pixels, levels: 2}", {}, "method.judge.levels: has no effect with kind: pixels"),
+    ("{kind: pixels, layers: [3]}", {}, "method.judge.layers: [3], images: random has layers 0..2"),
+    ("{kind: pixels, images: nowhere/dino}", {}, "nowhere/dino: no such folder or file; name a transformers folder"),
+    ("{kind: pixels, images: docs}", {}, "docs: holds no config.json, so it is no transformers folder"),
+    ("{kind: pixels, images: README.md}", {}, "README.md: is no TorchScript file"),
+    ("{kind: pixels, images: 'https://x.org/dino'}", {}, "images: 'https://x.org/dino' is not a path on this machine"),
+    ("{kind: pixels}", ANALYTIC, "is judged by kind: tokens"),
+    ("{images: docs}", {}, "method.judge.images: belongs to kind: pixels; leave it out of kind: tokens"),
+    ("{frames: 3}", {}, "method.judge.frames: belongs to kind: pixels"),
+    ("{kind: latent, head: cross}", {}, "method.judge.head: kind: latent has no tokens to read"),
+    ("{head: cross, hidden: 10}", {}, "method.judge.hidden: 10 does not divide among the 4 heads"),
+    ("{condition: audio}", {}, "method.judge.condition: clips of the shapes world have text, and no 'audio'"),
+    ("{condition: text, text: true}", {}, "method.judge.condition: text is said by text: true already"),
+    ("{where: {}}", {}, "method.judge.where: says nothing; say (last: 3)"),
+    ("{where: {last: 0}}", {}, "method.judge.where.last: "),
+    ("{where: {region: lip}}", {}, "method.judge.where: clips of the shapes world have no region"),
+    ("{where: {last: 2}, head: cross}", {}, "method.judge.where: head: cross has one logit a clip; say kind: latent"),
+    ("{where: {last: 2}, kind: pixels}", {}, "method.judge.where: kind: pixels draws its frames"),
+    ("{where: {last: 2}}", ANALYTIC, "method.judge.where: features of analytic have no even grid of places"),
     ("{}\n  gan_weight: 0.1", {}, "method.gan_weight: and judge are two ways to say one thing"),
     ("{}\n  inputs: rollout", {"more": CAUSAL}, "of whole clips, which a causal critic does not see; say kind: latent"),
 ]
@@ -75,8 +96,14 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("judge", "other", "said"), REFUSED)
 def test_check_refuses_in_one_line(
-    judge: str, other: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judge: str,
+    other: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(ROOT)
     assert main(["check", str(written(tmp_path, judge, **other))]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note:")]
     assert len(lines) == 1 and said in lines[0], lines

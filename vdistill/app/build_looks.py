@@ -21,7 +21,7 @@ from ..discriminators.latent import LatentJudge, MotionJudge, factorised_steps, 
 from ..discriminators.look import Look, Taps, Whole
 from ..discriminators.perceptual import RandomFeatures
 from ..discriminators.pictures import ImageFeatures, Pictures, of_images
-from ..discriminators.window import REGION, Grids, Window
+from ..discriminators.window import Grids, Window, region_of
 from ..families.image_features import image_config, open_image_features
 from ..families.sd import UNetNet
 from ..families.stock import StockFamily
@@ -85,10 +85,10 @@ def window(spec: Judge, seen: Sight, evidence: Evidence | None) -> Window | None
         raise UserError(
             "features of this network have no even grid of places", "method.judge.where", "say kind: latent"
         )
-    if spec.where.region and evidence is not None:
-        cond = evidence.first().cond
-        if not {REGION} & {*cond.fields, *cond.along}:
-            raise UserError("the data has no condition 'region'", "method.judge.where.region", "leave it out")
+    name = spec.where.region
+    if name is not None and evidence is not None and region_of(evidence.first(), name) is None:
+        known = ", ".join(evidence.first().regions) or "none"
+        raise UserError(f"no region {name!r}; the data has {known}", "method.judge.where.region")
     return Window(seen.grids, spec.where.last, spec.where.region)
 
 

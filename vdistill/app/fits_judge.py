@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .schema_judge import TOKENS, Judge
+from .schema_judge import PIXELS, TOKENS, Judge
 
 if TYPE_CHECKING:
     from .schema import Config
 
 TWICE = (None, "native", "_native_math")
 """Attention backends with a second derivative: PyTorch's own, on plain matrix products."""
+
+STEPS = "progressive"
+"""The method whose judge is one of steps."""
+OF_SAMPLES = ("levels", "bands", "t_min", "t_max", "time_mean", "anchor", "feature_matching", "mismatched", "where")
+"""What a judge of steps, which looks at points as they are, has no use for."""
+UNEVEN = ("sd", "sdxl", "animatediff")
+"""Families whose blocks see places of several sizes."""
 
 
 def judge_misfits(config: Config) -> Iterator[tuple[str, str]]:
@@ -21,6 +28,9 @@ def judge_misfits(config: Config) -> Iterator[tuple[str, str]]:
         return
     yield from _real_clips(config, judge)
     yield from _what_it_looks_at(config, judge)
+    yield from _what_the_clips_have(config, judge)
+    if config.method.name == STEPS:
+        yield from _of_steps(judge)
     if judge.kind == TOKENS and judge.penalty == "exact":
         yield from _second_derivative(config)
     if judge.mismatched and config.train.batch < 2:
@@ -53,10 +63,30 @@ def _what_it_looks_at(config: Config, judge: Judge) -> Iterator[tuple[str, str]]
         yield "method.judge", "the analytic family is judged by kind: tokens on the critic's features, without text"
     if config.family.name == "analytic" and tokens and max(judge.layers, default=0) >= config.family.layers:
         yield "method.judge.layers", f"{[*judge.layers]}, the network has 0..{config.family.layers - 1}"
-    if judge.feature_matching and not tokens:
+    if judge.feature_matching and judge.kind not in (TOKENS, PIXELS):
         yield "method.judge.feature_matching", f"kind: {judge.kind} has no features of a network; say kind: tokens"
-    if judge.mismatched and not (tokens or judge.text):
+    if judge.mismatched and not (tokens or judge.text or judge.condition):
         yield "method.judge.mismatched", f"kind: {judge.kind} does not see the text; say text: true"
+    if judge.where is not None and tokens and config.family.name in (*UNEVEN, "analytic"):
+        yield "method.judge.where", f"features of {config.family.name} have no even grid of places; say kind: latent"
+
+
+def _what_the_clips_have(config: Config, judge: Judge) -> Iterator[tuple[str, str]]:
+    name, data = judge.condition, config.data.name
+    if data != "shapes":
+        return
+    if name not in (None, "text"):
+        yield "method.judge.condition", f"clips of the shapes world have text, and no {name!r}; say text: true"
+    if judge.where is not None and judge.where.region:
+        yield "method.judge.where", "clips of the shapes world have no region; say (last: 3), or leave it out"
+
+
+def _of_steps(judge: Judge) -> Iterator[tuple[str, str]]:
+    if judge.kind in ("motion", PIXELS):
+        yield "method.judge.kind", f"{judge.kind} does not judge steps; tokens, latent and factorised do"
+    for key in OF_SAMPLES:
+        if getattr(judge, key) != Judge.model_fields[key].default:
+            yield f"method.judge.{key}", f"has no effect on a judge of steps, as in {STEPS}; leave it out"
 
 
 def _second_derivative(config: Config) -> Iterator[tuple[str, str]]:

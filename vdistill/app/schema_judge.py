@@ -23,12 +23,14 @@ class Where(Section):
     """The places of a clip that a judge's loss counts."""
 
     last: int | None = note(None, "only so many, from the end of the clip", "latent frames", ge=1)
-    region: bool = note(False, "weighed by the clips' condition 'region', a mask of latent places")
+    region: str | None = note(
+        None, "weighed by a region of the data, such as face or lip of the talker world", min_length=1
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> Where:
-        if self.last is None and not self.region:
-            raise fault("", "says nothing; say (last: 3), (region: true) or leave it out")
+        if self.last is None and self.region is None:
+            raise fault("", "says nothing; say (last: 3), (region: lip) or leave it out")
         return self
 
 

@@ -11,7 +11,6 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..core.step import Batch
 
-REGION = "region"
 Grids = Callable[[Sequence[int]], Sequence[tuple[int, int, int]]]
 """Shape [B, C, T, H, W] of a sample -> (T, H, W) of the logits of each head, in their order."""
 
@@ -20,19 +19,26 @@ Grids = Callable[[Sequence[int]], Sequence[tuple[int, int, int]]]
 class Window:
     """A `Where`: weights [B, N] of the logits, each the mean of the latent places around it.
 
-    last: only so many latent frames, from the end, count; region: the clips' condition "region" [B, T, H, W] weighs
-    places, 0 to 1, in latent places or finer; clips without one count whole.
+    last: only so many latent frames, from the end, count; region: a region of the data, or a condition of that name,
+    [B, T, H, W] with or without an axis of one channel, weighs places, 0 to 1, in latent places or finer. A batch
+    without it counts whole.
     """
 
     grids: Grids
     last: int | None = None
-    region: bool = False
+    region: str | None = None
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         weight = torch.ones(len(x), *x.shape[2:], device=x.device)
         if self.last is not None:
             weight[:, : max(0, x.shape[2] - self.last)] = 0
-        mask = batch.cond.fields.get(REGION, batch.cond.along.get(REGION))
-        if self.region and mask is not None:
+        mask = None if self.region is None else region_of(batch, self.region)
+        if mask is not None:
             weight = weight * adaptive_avg_pool3d(mask.float(), weight.shape[1:])
         return torch.cat([adaptive_avg_pool3d(weight, grid).flatten(1) for grid in self.grids(x.shape)], 1)
+
+
+def region_of(batch: Batch, name: str) -> Tensor | None:
+    """A region of a batch [B, T, H, W]; None where it has no such."""
+    mask = {**batch.cond.fields, **batch.cond.along, **batch.regions}.get(name)
+    return mask[:, 0] if mask is not None and mask.ndim == 5 else mask

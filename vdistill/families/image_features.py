@@ -121,9 +121,12 @@ def tokens(f: Tensor) -> Tensor:
 
 def _script(file: Path) -> Any:
     try:
-        return torch.jit.load(str(file), map_location="cpu").eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        module = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise UserError("is no TorchScript file", str(file), HINT) from error
+    for weight in module.parameters():
+        weight.requires_grad_(False)
+    return module
 
 
 def _known(layers: Sequence[int], count: int, what: str) -> None:
