@@ -10,27 +10,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from sounds import cut_short, tone, write_sound
 
 from vdistill.core.errors import BadMedia
 from vdistill.data.sound import RATE, checked, read_sound, resample
-
-
-def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-def write(path: Path, sound: np.ndarray, rate: int, codec: str = "pcm_f32le", late: float = 0.0) -> Path:
-    """sound [N] or [2, N]; late: seconds before it begins, on the file's clock."""
-    planes = np.atleast_2d(sound)
-    layout = "stereo" if len(planes) == 2 else "mono"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
-        for first in range(0, planes.shape[1], 1024):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes[:, first : first + 1024]), "fltp", layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, first + round(late * rate), Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def inner(a: torch.Tensor, b: np.ndarray) -> float:
@@ -40,14 +23,14 @@ def inner(a: torch.Tensor, b: np.ndarray) -> float:
 
 def test_sixteen_kilohertz_mono_comes_as_it_is(tmp_path: Path) -> None:
     sound = tone(0.5, RATE)
-    read = read_sound(write(tmp_path / "a.wav", sound, RATE))
+    read = read_sound(write_sound(tmp_path / "a.wav", sound, RATE))
     assert torch.equal(read.samples, torch.from_numpy(sound))
     assert read.remarks == () and read.source == (RATE, 1) and read.seconds == 0.5
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
 def test_other_rates_become_sixteen_kilohertz_in_place(tmp_path: Path, rate: int) -> None:
-    read = read_sound(write(tmp_path / "a.wav", tone(1.0, rate), rate))
+    read = read_sound(write_sound(tmp_path / "a.wav", tone(1.0, rate), rate))
     assert len(read.samples) == RATE and read.source == (rate, 1)
     assert inner(read.samples, tone(1.0, RATE)) < 0.003
 
@@ -70,13 +53,13 @@ def test_librosa_resamples_to_the_same(tmp_path: Path) -> None:
     ours, theirs = resample(noise, 48_000), librosa.resample(noise, orig_sr=48_000, target_sr=16_000)
     error = (ours - theirs)[500:-500]
     assert 10 * np.log10(np.mean(theirs**2) / np.mean(error**2)) > 50
-    heard, _ = librosa.load(write(tmp_path / "s.wav", np.stack([noise, 0 * noise]), 48_000), sr=None, mono=True)
+    heard, _ = librosa.load(write_sound(tmp_path / "s.wav", np.stack([noise, 0 * noise]), 48_000), sr=None, mono=True)
     assert float(np.abs(heard - noise / 2).max()) < 1e-7
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = tone(0.2, RATE), tone(0.2, RATE, 660.0)
-    read = read_sound(write(tmp_path / "a.wav", np.stack([left, right]), RATE))
+    read = read_sound(write_sound(tmp_path / "a.wav", np.stack([left, right]), RATE))
     assert torch.equal(read.samples, torch.from_numpy((left + right) / 2)) and read.source == (RATE, 2)
 
 
@@ -104,7 +87,7 @@ def test_whole_numbers_are_read_as_shares_of_full_scale(tmp_path: Path) -> None:
 def test_packed_sound_of_any_kind_is_read_in_place(tmp_path: Path, name: str, codec: str) -> None:
     rate = 48_000 if codec == "libopus" else 44_100
     if codec != "flac":
-        write(tmp_path / name, tone(1.0, rate), rate, codec)
+        write_sound(tmp_path / name, tone(1.0, rate), rate, codec)
     else:  # of whole numbers only
         with av.open(str(tmp_path / name), "w") as container:
             stream = container.add_stream(codec, rate=44_100, layout="mono")
@@ -118,7 +101,7 @@ def test_packed_sound_of_any_kind_is_read_in_place(tmp_path: Path, name: str, co
 
 
 def test_sound_that_begins_late_is_placed_by_the_clock_of_the_picture(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mkv", tone(0.5, RATE), RATE, "pcm_s16le", late=0.25)
+    path = write_sound(tmp_path / "a.mkv", tone(0.5, RATE), RATE, "pcm_s16le", late=0.25)
     assert abs(read_sound(path).seconds - 0.5) < 0.01
     late = read_sound(path, begin=Fraction(0))
     assert abs(late.seconds - 0.75) < 0.01 and not late.samples[:3900].any()
@@ -155,11 +138,15 @@ def test_bad_sounds_are_refused_in_one_line(tmp_path: Path) -> None:
     assert "cannot be decoded" in bad(tmp_path / "text.wav")
     nan = tone(0.1, RATE)
     nan[7] = np.nan
-    assert "1 of 1600 samples are not finite" in bad(write(tmp_path / "nan.wav", nan, RATE))
-    assert "truncated: 0.50 s of 1.00 s" in bad(cut(write(tmp_path / "cut.wav", tone(1.0, RATE), RATE), 0.5))
-    assert "truncated" in bad(cut(write(tmp_path / "cut.mkv", tone(5.0, RATE), RATE, "pcm_s16le"), 0.5))
+    assert "1 of 1600 samples are not finite" in bad(write_sound(tmp_path / "nan.wav", nan, RATE))
+    assert "truncated: 0.50 s of 1.00 s" in bad(
+        cut_short(write_sound(tmp_path / "cut.wav", tone(1.0, RATE), RATE), 0.5)
+    )
+    assert "truncated" in bad(cut_short(write_sound(tmp_path / "cut.mkv", tone(5.0, RATE), RATE, "pcm_s16le"), 0.5))
     assert "3600 s of sound is longer than 60 s" in bad(hour(tmp_path / "hour.wav"))
-    assert "192000 Hz is not between 8 and 96 kHz" in bad(write(tmp_path / "fast.wav", tone(0.1, 192_000), 192_000))
+    assert "192000 Hz is not between 8 and 96 kHz" in bad(
+        write_sound(tmp_path / "fast.wav", tone(0.1, 192_000), 192_000)
+    )
     (tmp_path / "none.wav").mkdir()
     assert "no such file" in bad(tmp_path / "none.wav")
 
@@ -170,12 +157,6 @@ def test_a_video_without_a_sound_track_says_so(real: dict[str, Path]) -> None:
 
 def test_a_video_with_a_sound_track_is_as_good_as_a_sound(real: dict[str, Path]) -> None:
     assert read_sound(real["bunny"]).seconds > 5
-
-
-def cut(path: Path, share: float) -> Path:
-    data = path.read_bytes()
-    path.write_bytes(data[: round(len(data) * share)])
-    return path
 
 
 def hour(path: Path) -> Path:

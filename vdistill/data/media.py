@@ -108,7 +108,7 @@ def picture(path: Path, limits: Limits = Limits()) -> Picture:
     """An image, turned upright by its EXIF. BadMedia when it cannot be used."""
     try:
         with open_regular(path) as handle, Image.open(handle) as image:
-            _bound(image.width, image.height, limits, path)
+            bound(image.width, image.height, limits, path)
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return Picture(torch.from_numpy(np.array(upright)).permute(2, 0, 1))
     except BadMedia:
@@ -137,7 +137,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:160] if text else type(error).__name__
 
 
-def _bound(width: int, height: int, limits: Limits, path: Path) -> None:
+def bound(width: int, height: int, limits: Limits, path: Path) -> None:
     if width < 1 or height < 1:
         raise BadMedia("has no size", path.name)
     if width * height > limits.pixels:
@@ -166,7 +166,7 @@ def decode(path: Path, limits: Limits) -> Iterator[tuple[Fraction, Shot]]:
                 raise BadMedia("its frames carry no timestamps", path.name, "remux it into .mkv or .mp4")
             if frame.is_corrupt:
                 raise BadMedia(f"frame {count} is damaged", path.name)
-            _bound(frame.width, frame.height, limits, path)
+            bound(frame.width, frame.height, limits, path)
             moment = frame.pts * frame.time_base
             if start is None:
                 start, matrix = moment, _matrix(frame)  # once: looking at side data keeps a frame alive
@@ -201,7 +201,7 @@ def _pixel_aspect(stream: Any, path: Path) -> float:
 
 def _check(container: Any, stream: Any, limits: Limits, path: Path) -> None:
     """Refuse what its header already says is too large, too long, or not all there."""
-    _bound(stream.codec_context.width, stream.codec_context.height, limits, path)
+    bound(stream.codec_context.width, stream.codec_context.height, limits, path)
     stream.codec_context.options = {"max_pixels": str(limits.pixels)}  # holds when the size changes on the way
     seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
     if seconds > limits.seconds:
