@@ -78,7 +78,8 @@ def train(data: Clips, steps: int, batch: int, rate: float, seed: int) -> MiniSy
         index = rng.integers("clip", (batch,), len(data.frames))
         x, mel = data.pick(index, rng.integers("start", (batch,), LENGTH - CUT + 1), CUT)
         mel = mel + 0.1 * rng.uniform("volume", (batch, 1, 1), -1, 1).float()
-        loss = contrast(*net(disturbed(x, rng), mel), net.scale.exp())
+        seen, sound = net(disturbed(x, rng), mel)
+        loss = contrast(seen, sound, net.scale.exp())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -156,7 +156,7 @@ def identity_error(faces: Faces, found: Tensor, truth: Tensor) -> IdentityError:
 
 
 def of_clips(faces: Faces, x: Tensor, truth: Tensor, frames: int = 4, plan: Plan = PRECISE) -> IdentityError:
-    """Of clips [B, 3, T, S, S] at so many frames, evenly spread; truth [B, P]. frames=2, plan=CHEAP suits many clips."""
+    """Of clips [B, 3, T, S, S] at so many frames, evenly spread; truth [B, P]. For many clips: frames=2, plan=CHEAP."""
     places = torch.linspace(0, x.shape[2] - 1, min(frames, x.shape[2])).round().long()
     picked = x[:, :, places].transpose(1, 2)  # [B, N, 3, S, S]
     rows = torch.cat([fit(faces, each, plan) for each in picked.flatten(0, 1).split(TOGETHER)])

@@ -8,7 +8,6 @@ Distances search over offsets, so they forgive a constant delay; `pearson` does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +28,11 @@ class Sync:
     confidence: Tensor
     offset: Tensor
 
-    def mean(self, prefix: str = "sync_") -> Mapping[str, float]:
-        """Means over clips; of the offset the median, as one lost clip says nothing of the others."""
-        return {
-            f"{prefix}d": float(self.distance.mean()),
-            f"{prefix}c": float(self.confidence.mean()),
-            "offset": float(self.offset.float().quantile(0.5)),
-        }
+    def means(self, prefix: str = "") -> dict[str, float]:
+        """ "d", "c": means over clips; "offset": the median, as one lost clip says nothing of the others."""
+        middle = self.offset.flatten().float().quantile(0.5)
+        values = {"d": self.distance.mean(), "c": self.confidence.mean(), "offset": middle}
+        return {prefix + name: float(value) for name, value in values.items()}
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
@@ -93,10 +90,10 @@ def sync(picture: Tensor, sound: Tensor, reach: int = REACH, window: int = WINDO
     return best(distances(windowed(z_score(picture), window), windowed(z_score(sound), window), reach))
 
 
-def by_second(picture: Tensor, sound: Tensor, fps: float = 25.0, seconds: float = 2.0, reach: int = REACH) -> Sync:
-    """`sync` of vectors [B, N, D] piece by piece, each [B, pieces]: pieces of `seconds`, next to each other.
+def by_second(picture: Tensor, sound: Tensor, fps: float = 25.0, seconds: float = 2.0, reach: int = 10) -> Sync:
+    """`sync` of signals [B, T, F] piece by piece, each [B, pieces]: pieces of `seconds`, next to each other.
 
-    z_score long signals as a whole first: within a piece nothing may happen. What is left at the end does not count.
+    They are z-scored over the whole clip, as in a piece nothing may happen. A rest shorter than a piece is left out.
     """
     length = round(seconds * fps)
     count = picture.shape[1] // length
@@ -104,7 +101,7 @@ def by_second(picture: Tensor, sound: Tensor, fps: float = 25.0, seconds: float 
         raise UserError(f"{picture.shape[1]} frames are less than one piece of {length}", "sync by second")
 
     def pieces(x: Tensor) -> Tensor:
-        return x[:, : count * length].unflatten(1, (count, length)).flatten(0, 1)
+        return windowed(z_score(x)[:, : count * length].unflatten(1, (count, length)).flatten(0, 1))
 
     found = best(distances(pieces(picture), pieces(sound), reach))
     b = len(picture)
