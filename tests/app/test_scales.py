@@ -1,0 +1,139 @@
+"""Students told several scales, from configs: they train, resume bit for bit, open again, and say what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from toys import same_tensors, tiny_family
+
+from vdistill.app.build import build
+from vdistill.app.build_scales import told_student
+from vdistill.app.models import open_model
+from vdistill.app.schema import Config
+from vdistill.app.train import train
+from vdistill.core import checkpoint
+from vdistill.core.errors import UserError
+from vdistill.core.rng import Rng
+from vdistill.methods.guidance_scales import ToldScales
+
+SCALES: dict[str, Any] = {"conditions": {"text": {"usual": 2.0, "most": 4.0}}, "width": 64, "tokens": "both"}
+DISAGREEING = {"name": "mixed", "supervision": {"balance": ["disagreement"], "weight": 0.5, "smooth": "all"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "mixed": DISAGREEING,
+    "few": {"name": "mixed", "times": [1.0, 0.6, 0.3], "substeps": 2, "inputs": "mix"},
+    "lcm": {"name": "lcm", "teacher_steps": 8},
+    "dmd2": {"name": "dmd2", "critic_per_student": 2, "steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder to distil from."""
+    folder, family = tmp_path_factory.mktemp("teacher") / "pipe", tiny_family()
+    family.save(family.net, folder)
+    return folder
+
+
+def said(teacher: Path, method: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "family": {"name": "tiny", "path": str(teacher), "frames": 5, "size": 16},
+        "data": {"name": "shapes"},
+        "method": METHODS[method],
+        "scales": SCALES,
+        "optim": {"lr": 1e-3, "ema": 0.9, "warmup": 2},
+        "train": {"steps": 4, "batch": 2, "checkpoint_every": 2, "keep": 4},
+        **more,
+    }
+
+
+@pytest.mark.parametrize(("method", "scope"), [*((m, "full") for m in METHODS), ("mixed", "lora"), ("dmd2", "lora")])
+def test_every_method_trains_its_tokens_and_resumes_bit_for_bit(
+    teacher: Path, tmp_path: Path, method: str, scope: str
+) -> None:
+    config = said(teacher, method, scope={"name": scope} | ({"rank": 2} if scope == "lora" else {}))
+    config["scales"] = {**SCALES, "balanced": 0.3}
+    whole, parts = Config.model_validate(config), tmp_path / "parts"
+    train(whole, tmp_path / "whole")
+    train(whole.model_copy(update={"train": whole.train.model_copy(update={"steps": 2})}), parts)
+    train(whole, parts)
+    one, two = (checkpoint.load(p / "checkpoints" / checkpoint.name(4)) for p in (tmp_path / "whole", parts))
+    for group in one.groups:
+        assert same_tensors(dict(one.groups[group]), dict(two.groups[group])), group
+    if method == "mixed":
+        assert one.groups["carried"]["seen"].sum() > 0
+    begun = checkpoint.load(parts / "checkpoints" / checkpoint.name(2)).groups["student"]
+    moved = [k for k, v in one.groups["student"].items() if k.endswith("give.weight") and not torch.equal(v, begun[k])]
+    assert len(moved) == 2  # a reader of each block
+
+
+def test_a_trained_student_opens_and_is_told_the_usual_scales(teacher: Path, tmp_path: Path) -> None:
+    config = Config.model_validate(said(teacher, "mixed", optim={"lr": 1e-2, "ema": 0.0}))
+    train(config, tmp_path)
+    family = open_model(tmp_path)
+    x, t = torch.randn(1, *family.codec.shape(5, 16, 16)), torch.tensor([0.7])
+    cond = family.text(["a red square moves left"])
+    with torch.no_grad():
+        usual, named = (told_student(family, family.net, scales).x0(x, t, cond) for scales in (None, {"text": 2.0}))
+        other = told_student(family, family.net, {"text": 3.5}).x0(x, t, cond)
+    assert torch.equal(usual, named) and not torch.equal(usual, other)
+    with pytest.warns(UserWarning, match="beyond what was learned, 4"):
+        told_student(family, family.net, {"text": 9.0})
+    with pytest.raises(UserError, match="takes no scale of 'audio'"):
+        told_student(family, family.net, {"audio": 2.0})
+    assert told_student(tiny_family(), family.net) is family.net
+
+
+@pytest.mark.parametrize("tokens", ["token", "adaln", "both", "fixed", "none"])
+def test_a_new_student_is_the_teacher_bit_for_bit(teacher: Path, tokens: str) -> None:
+    built = build(Config.model_validate(said(teacher, "mixed", scales={**SCALES, "tokens": tokens})))
+    assert isinstance(built.method, ToldScales)
+    batch = built.source(0, 0)
+    told, t = built.method.told(batch, Rng(0)), torch.tensor([0.3, 0.8])
+    drawn = told.cond.fields["guidance.text"]
+    assert (drawn == 2.0).all() if tokens in ("fixed", "none") else ((drawn >= 1) & (drawn <= 4)).all()
+    with torch.no_grad():
+        plain = tiny_family().net.x0(batch.x, t, batch.cond)
+        assert (built.student.x0(batch.x, t, told.cond) - plain).abs().max() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"scales": None}, "scales"),
+        ({"scales": {**SCALES, "conditions": {}}}, "conditions"),
+        ({"scales": {**SCALES, "conditions": {"sound": {"usual": 2.0}}}}, "scales.conditions"),
+        ({"scales": {**SCALES, "conditions": {"text": {"usual": 2.0, "most": 1.5}}}}, "most"),
+        ({"scales": {**SCALES, "conditions": {"text+a": {"usual": 2.0}}}}, "conditions"),
+        ({"scales": {**SCALES, "at_usual": 0.8, "at_ones": 0.8}}, "at_ones"),
+        ({"scales": {**SCALES, "quality": True, "tokens": "none"}}, "quality"),
+        ({"method": {"name": "guidance"}}, "scales"),
+        ({"method": {"name": "lcm", "guidance_low": 1.0}}, "method.guidance_low"),
+        ({"method": {"name": "dmd2", "guidance": {"scale": 3.0}}}, "method.guidance"),
+        ({"method": {"name": "mixed", "inputs": "mix"}}, "inputs"),
+        ({"method": {"name": "mixed", "substeps": 2}}, "substeps"),
+        ({"method": {"name": "mixed", "supervision": {"smooth": -1.0}}}, "smooth"),
+        ({"method": {"name": "mixed", "supervision": {}, "times": [1.0], "inputs": "backward"}}, "supervision"),
+    ],
+)
+def test_what_does_not_go_together_is_said_with_its_key(teacher: Path, change: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate({**said(teacher, "mixed"), **change})
+    named = [pair[0] for e in caught.value.errors() for pair in e.get("ctx", {}).get("faults", ())]
+    assert key in named, caught.value
+
+
+def test_a_run_without_scales_is_written_down_as_before(teacher: Path) -> None:
+    config = said(teacher, "lcm")
+    del config["scales"]
+    assert "scales" not in Config.model_validate(config).model_dump()
+
+
+def test_a_region_that_the_data_has_not_is_one_line(teacher: Path, tmp_path: Path) -> None:
+    config = {**said(teacher, "mixed"), "method": {"name": "mixed", "supervision": {"balance": ["region"]}}}
+    with pytest.raises(UserError, match="the data has no region 'lip'"):
+        train(Config.model_validate(config), tmp_path)
