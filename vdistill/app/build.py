@@ -31,12 +31,15 @@ from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
+from .build_adversarial import judged_method, players
 from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judged_by_copy
+from .build_looks import Evidence, evidence_of
 from .build_scales import mixed_method, tokens_of, told_method, told_teacher, with_tokens
 from .schema import Config, DataBank, ScopeLora
+from .schema_adversarial import MethodJudged
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_judge import MethodAdversarial
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
@@ -99,7 +102,7 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
     """(who plays teacher, student and critic, whether the student takes the guidance scale as an input)."""
     m, scope = config.method, config.scope
     embedded = takes_scale(m)
-    names = ("student", "critic") if isinstance(m, MethodDmd2) or judged_by_copy(m) else ("student",)
+    names = ("student", "critic") if isinstance(m, MethodDmd2) or judged_by_copy(m) else players(m)
     if isinstance(m, MethodFlow | MethodForcing) and not (
         isinstance(scope, ScopeLora) or (config.causal and config.causal.start)
     ):
@@ -170,6 +173,8 @@ def make_method(
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
         return GuidanceDistillation(spec, roles.teacher, student, module, inputs, see_of(config, family)), m.times
+    if isinstance(m, MethodJudged):
+        return judged_method(config, m, family, roles, guided_by, inputs_of, evidence(config, family))
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())
     if isinstance(m, MethodLcm):
         low, high = (m.guidance_low, m.guidance_high) if config.scales is None else (1.0, 1.0)  # what guides is told
@@ -187,7 +192,7 @@ def make_method(
         return Lcm(lcm, told_teacher(roles.teacher, config.scales, limit), student, module), times
     if isinstance(m, MethodAdversarial):
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
-        return adversarial_method(m, roles, make), times
+        return adversarial_method(m, roles, make, evidence(config, family)), times
     return make_dmd2(config, m, family, roles, times), times
 
 
@@ -212,7 +217,7 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
     terms, balance = [adversarial(m, critic)] if m.gan_weight else [], added
     if m.judge is not None:
         terms, balance = (
-            [judge_beside(m.judge, roles.teacher, critic, family.net.schedule)],
+            [judge_beside(m.judge, roles.teacher, critic, family.net.schedule, evidence(config, family))],
             GradientRatio(m.judge.share),
         )
     sid = m.sid_alpha if m.objective == "sid" else None
@@ -221,6 +226,11 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
         Dmd2Config(m.critic_per_student, m.floor, sid), teacher, roles.denoisers["student"], critic, roles.modules,
         make, terms, Uniform(m.t_min, m.t_max), see_of(config, family), balance, weigh,
     )  # fmt: skip
+
+
+def evidence(config: Config, family: AnyFamily) -> Evidence:
+    """What judges may need beside the networks."""
+    return evidence_of(family, lambda: make_source(config, family, 1)(0, 0))
 
 
 def inputs_of(config: Config, kind: str, times: tuple[float, ...], law: Times, data_weight: float) -> Inputs:

@@ -45,8 +45,8 @@ def unit_of(family: StockFamily) -> int:
 
 
 def started(config: Config, family: StockFamily) -> Net | None:
-    """The network a causal student begins with, where that is not the teacher. UserError for one of another shape."""
-    path = config.causal and config.causal.start
+    """The network a student begins with, where that is not the teacher. UserError for one of another shape."""
+    path = (config.causal and config.causal.start) or getattr(config.method, "start", None)
     if not path:
         return None
     found = open_model(path, family.name, getattr(torch, getattr(config.family, "dtype", "float32"))).net

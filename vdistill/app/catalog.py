@@ -60,6 +60,11 @@ METHODS = {
     "lcm": "vdistill.methods.lcm:Lcm",
     "dmd2": "vdistill.methods.dmd2:Dmd2",
     "adversarial": "vdistill.methods.adversarial:AdversarialDistillation",
+    "progressive": "vdistill.methods.progressive:Progressive",
+    "regression": "vdistill.methods.towards:Towards",
+    "judged_consistency": "vdistill.methods.seen_consistency:SeenConsistency",
+    "add": "vdistill.methods.distilled_score:DistilledScore",
+    "frame_matching": "vdistill.methods.frame_matching:FrameMatching",
 }
 DATA = {
     "shapes": "vdistill.worlds.source:ShapesSource",

@@ -43,7 +43,9 @@ def misfits(config: Config) -> Iterator[tuple[str, str]]:
 def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     family, data, method = config.family, config.data, config.method
     if data.name != "bank" and (family.name == "analytic") != (data.name == "analytic"):
-        other = "analytic does" if family.name == "analytic" else "shapes, talker, latents, media, mix, bank, prompts do"
+        other = (
+            "analytic does" if family.name == "analytic" else "shapes, talker, latents, media, mix, bank, prompts do"
+        )
         yield "data.name", f"{data.name} does not go with family {family.name}; {other}"
     if isinstance(family, FamilyTiny) and family.path is None:
         if method.name not in ("flow", "forcing"):
@@ -115,6 +117,8 @@ def _conditions(config: Config) -> Iterator[tuple[str, str]]:
         yield "method.guidance_low", f"target {family.target} has no condition to guide by; low and high must be 1"
     elif method.name == "dmd2" and method.guidance.kind in ("cfg", "joint") and method.guidance.scale != 1:
         yield "method.guidance.scale", f"target {family.target} has no condition to guide by; must be 1"
+    elif getattr(method, "scale", 1.0) != 1:
+        yield "method.scale", f"target {family.target} has no condition to guide by; must be 1"
 
 
 def conditions(config: Config) -> tuple[str, ...]:
@@ -158,7 +162,8 @@ def _critic(config: Config) -> Iterator[tuple[str, str]]:
     optim, method = config.optim, config.method
     if method.name == "dmd2" and None not in (optim.critic_lr, method.critic_lr):
         yield "method.critic_lr", "is said in optim.critic_lr too; say it once"
-    if method.name not in ("dmd2", "adversarial") and optim.critic_lr is not None:
+    judged = method.name in ("dmd2", "adversarial", "frame_matching") or getattr(method, "judge", None) is not None
+    if not judged and optim.critic_lr is not None:
         yield "optim.critic_lr", f"{method.name} has no critic; leave it out"
 
 

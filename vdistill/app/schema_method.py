@@ -6,6 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from .schema_adversarial import (
+    MethodAdd,
+    MethodFrameMatching,
+    MethodJudgedConsistency,
+    MethodProgressive,
+    MethodRegression,
+)
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_judge import Judge, MethodAdversarial
 from .schema_scales import MethodMixed
@@ -225,6 +232,11 @@ Method = Annotated[
     | MethodMixed
     | MethodLcm
     | MethodDmd2
-    | MethodAdversarial,
+    | MethodAdversarial
+    | MethodProgressive
+    | MethodRegression
+    | MethodJudgedConsistency
+    | MethodAdd
+    | MethodFrameMatching,
     Field(discriminator="name"),
 ]

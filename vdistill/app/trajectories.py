@@ -26,6 +26,7 @@ from .build import guidance_of
 from .build_family import frugal, make_family
 from .kept_times import times_of
 from .schema import Config
+from .schema_adversarial import MethodJudged
 from .schema_causal import MethodCausalConsistency, MethodOdeInit
 from .schema_family import FamilyTiny
 from .schema_method import MethodDmd2, MethodGuidance, MethodLcm
@@ -176,7 +177,7 @@ def said_by(config: Config) -> float | tuple[float, float]:
         return m.scale_low, m.scale_high
     if isinstance(m, MethodLcm):
         return m.guidance_low, m.guidance_high
-    if isinstance(m, MethodOdeInit | MethodCausalConsistency):
+    if isinstance(m, MethodOdeInit | MethodCausalConsistency | MethodJudged):
         return m.scale
     return m.guidance.scale if isinstance(m, MethodDmd2) else 1.0
 
