@@ -137,3 +137,24 @@ def test_a_region_that_the_data_has_not_is_one_line(teacher: Path, tmp_path: Pat
     config = {**said(teacher, "mixed"), "method": {"name": "mixed", "supervision": {"balance": ["region"]}}}
     with pytest.raises(UserError, match="the data has no region 'lip'"):
         train(Config.model_validate(config), tmp_path)
+
+
+@pytest.mark.parametrize("scope", ["full", "lora"])
+def test_steps_are_distilled_from_a_student_of_one_pass_that_is_told_the_scales(
+    teacher: Path, tmp_path: Path, scope: str
+) -> None:
+    """Guidance first, then steps: the teacher of the second run answers in one pass what its own first run learned."""
+    train(Config.model_validate(said(teacher, "mixed", optim={"lr": 1e-2, "ema": 0.0})), tmp_path / "one")
+    second = said(tmp_path / "one", "few", scope={"name": scope})
+    built = build(Config.model_validate(second))
+    told = built.method.told(built.source(0, 0), Rng(0))  # type: ignore[attr-defined]
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        as_taught = open_model(tmp_path / "one").net.x0(told.x, t, told.cond)
+        assert torch.equal(built.method.method.teacher.x0(told.x, t, told.cond), as_taught)  # type: ignore[attr-defined]
+        assert torch.equal(built.student.x0(told.x, t, told.cond), as_taught)
+    train(Config.model_validate(second), tmp_path / "two")
+    assert open_model(tmp_path / "two").times == (1.0, 0.6, 0.3)
+    other = {**second, "scales": {**SCALES, "quality": True}}
+    with pytest.raises(UserError, match="was taught scales of text"):
+        build(Config.model_validate(other))

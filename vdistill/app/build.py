@@ -37,7 +37,7 @@ from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judged_by_copy
 from .build_looks import Evidence, evidence_of
-from .build_scales import mixed_method, tokens_of, told_method, told_teacher, with_tokens
+from .build_scales import has_learned, mixed_method, tokens_of, told_method, told_teacher, with_tokens
 from .schema import Config, DataBank, ScopeLora
 from .schema_adversarial import MethodJudged
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
@@ -119,7 +119,8 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
         frugal(config, family)
         targets = scope.targets or family.lora_targets
         roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets), own)
-        scale = tokens_of(family) or (family.network_of(start).scale_module() if embedded else None)
+        own_scale = None if has_learned(family) else tokens_of(family)  # the base's, which a teacher reads too, stay
+        scale = own_scale or (family.network_of(start).scale_module() if embedded else None)
         if scale is None:
             return roles, embedded
         extra = nn.ModuleDict({"guidance": scale, "adapter": roles.modules["student"]})
@@ -166,7 +167,7 @@ def make_method(
         assert config.scales is not None
         often: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         seen = inputs_of(config, m.inputs, m.times or (), often, m.data_weight)
-        return mixed_method(m, config.scales, roles, seen, limit), m.times
+        return mixed_method(m, config.scales, family, roles, seen, limit), m.times
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
@@ -189,7 +190,7 @@ def make_method(
             m.solver,
             limit,
         )
-        return Lcm(lcm, told_teacher(roles.teacher, config.scales, limit), student, module), times
+        return Lcm(lcm, told_teacher(family, roles.teacher, config.scales, limit), student, module), times
     if isinstance(m, MethodAdversarial):
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
         return adversarial_method(m, roles, make, evidence(config, family)), times
@@ -207,7 +208,7 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
         make = Generated(inputs_of(config, m.inputs, times, Grid(times), m.data_weight))
     teacher: Denoiser
     if config.scales is not None:
-        teacher = told_teacher(roles.teacher, config.scales, config.train.guidance_batch)
+        teacher = told_teacher(family, roles.teacher, config.scales, config.train.guidance_batch)
     elif guided_by == INPUT and m.guidance.kind == "cfg" and not m.guidance.names:
         teacher = Told(roles.teacher, m.guidance.scale)
     else:

@@ -14,11 +14,14 @@ from ..core.losses.mixed import QUALITY, Balance, ByQuality, Disagreement, GradN
 from ..core.plan import AsTold, Plan, Telling, plan
 from ..core.scope import Roles
 from ..core.step import Method
+from ..families.analytic_family import AnalyticFamily
 from ..families.guidance_tokens import NAME, GuidanceTokens, tokens_for
 from ..families.stock import StockFamily
 from ..methods.guidance_scales import ScaleLaw, ToldScales
 from ..methods.mixed import MixedConfig, MixedDistillation, Supervision
 from .schema_scales import MethodMixed, ScalesSpec, SupervisionSpec
+
+AnyFamily = StockFamily | AnalyticFamily
 
 
 def plan_of(spec: ScalesSpec) -> Plan:
@@ -36,14 +39,19 @@ def law_of(spec: ScalesSpec) -> ScaleLaw:
 
 
 def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
-    """The family with tokens beside its network, which change nothing yet. UserError where it has some already, or has
-    no place for them."""
-    if spec is None or spec.tokens == "none":
+    """The family with tokens beside its network, which change nothing yet; its own where it has learned some: then it
+    is told its scales as its student is. UserError where it has learned others, or there is no place for them."""
+    if spec is None:
         return family
-    network = family.network_of()
-    if NAME in network.beside:
-        raise UserError("this model has guidance tokens already", "scales", "leave the section out, or tokens: none")
+    network, own = family.network_of(), tokens_of(family)
     law, more = law_of(spec), (QUALITY,) if spec.quality else ()
+    if own is not None:
+        if set(own.size.names) != {*law.usual, *more}:
+            known = ", ".join(own.size.names)
+            raise UserError(f"this model was taught scales of {known}", "scales.conditions", "name these")
+        return family
+    if spec.tokens == "none":
+        return family
     usual, most = {**law.usual, **dict.fromkeys(more, 1.0)}, {**law.most, **dict.fromkeys(more, 1.0)}
     network.beside[NAME] = tokens_for(
         network, (*law.usual, *more), most, spec.tokens, usual=usual, count=spec.count, width=spec.width
@@ -51,9 +59,17 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
     return family
 
 
-def told_teacher(teacher: Denoiser, spec: ScalesSpec | None, limit: int | None) -> Denoiser:
-    """The teacher guided by what batches are told; as it is without scales."""
-    return teacher if spec is None else AsTold(teacher, plan_of(spec), limit)
+def told_teacher(family: AnyFamily, teacher: Denoiser, spec: ScalesSpec | None, limit: int | None) -> Denoiser:
+    """The teacher guided by what batches are told; as it is without scales, or where it takes them as inputs."""
+    if spec is None or has_learned(family):
+        return teacher
+    return AsTold(teacher, plan_of(spec), limit)
+
+
+def has_learned(family: AnyFamily) -> bool:
+    """Whether a family's network has learned to be told its scales."""
+    tokens = tokens_of(family)
+    return tokens is not None and tokens.learned
 
 
 def told_method(method: Method, spec: ScalesSpec | None) -> Method:
@@ -63,12 +79,15 @@ def told_method(method: Method, spec: ScalesSpec | None) -> Method:
     return ToldScales(method, plan_of(spec), law_of(spec), spec.balanced, spec.quality)
 
 
-def mixed_method(m: MethodMixed, spec: ScalesSpec, roles: Roles, inputs: Inputs, limit: int | None) -> Method:
+def mixed_method(
+    m: MethodMixed, spec: ScalesSpec, family: AnyFamily, roles: Roles, inputs: Inputs, limit: int | None
+) -> Method:
     """The regression to the guided teacher, with data where wished."""
     cfg = MixedConfig(m.floor, m.times or (), m.substeps)
     data = None if m.supervision is None else supervision_of(m.supervision)
     student, module = roles.denoisers["student"], roles.modules["student"]
-    return MixedDistillation(cfg, told_teacher(roles.teacher, spec, limit), student, module, inputs, data)
+    teacher = told_teacher(family, roles.teacher, spec, limit)
+    return MixedDistillation(cfg, teacher, student, module, inputs, data)
 
 
 def supervision_of(spec: SupervisionSpec) -> Supervision:
@@ -82,8 +101,10 @@ def supervision_of(spec: SupervisionSpec) -> Supervision:
     return Supervision(spec.target, [made[name] for name in spec.balance], spec.weight, smooth, spec.replaces, ratio)
 
 
-def tokens_of(family: StockFamily) -> GuidanceTokens | None:
+def tokens_of(family: AnyFamily) -> GuidanceTokens | None:
     """Those of a family's network; None where it has none."""
+    if not isinstance(family, StockFamily):
+        return None
     beside = family.network_of().beside
     found = beside[NAME] if NAME in beside else None
     assert found is None or isinstance(found, GuidanceTokens)

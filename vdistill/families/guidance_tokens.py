@@ -126,7 +126,7 @@ class GuidanceTokens(nn.Module):
 
     def __init__(self, size: TokenSize) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.learned = size, False  # learned: they were opened with a model that was taught by them
         has_tokens, has_shift = size.mode != "adaln", size.mode in ("adaln", "both")
         self.tokens = ScaleTokens(size.names, size.count, size.width, size.mode == "fixed") if has_tokens else None
         self.readers = nn.ModuleList(TokenReader(dim, size.width) for dim in size.blocks if has_tokens)
@@ -183,6 +183,7 @@ class GuidanceTokens(nn.Module):
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"is damaged ({error})", str(path), "copy the folder again") from error
         fill(made, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+        made.learned = True
         return made.to(dtype)
 
 
