@@ -126,7 +126,11 @@ def conditions(config: Config) -> tuple[str, ...]:
     family = config.family
     if isinstance(family, FamilyAnalytic):
         return ("label",) if family.target == "classes" else ()
-    read = () if family.adapters is None else ("ref", "audio") if family.adapters.ref else ("audio",)
+    read: tuple[str, ...] = ()
+    if family.adapters is not None:
+        read = ("ref", "audio") if family.adapters.ref else ("audio",)
+    elif family.path is not None and config.data.name == "talker":  # a folder that opens with its adapters
+        read = ("ref", "audio")
     return GUIDED.get(family.name, ("text",)) + read
 
 
