@@ -46,6 +46,7 @@ def written(
 CAUSAL = "causal: {block: 1, teacher: causal}\n"
 FRUGAL = "{steps: 4, batch: 2, gradient_checkpointing: true}"
 ANALYTIC = {"family": "analytic, target: classes", "data": "{name: analytic}"}
+TALKER = {"data": "{name: talker, size: 32, frames: 17}"}
 REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{layers: [7]}", {}, "method.judge.layers: layers [7], the network has 0..5"),
     ("{features: teacher, layers: [6]}", {}, "method.judge.layers: layers [6], the network has 0..5"),
@@ -81,13 +82,15 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{frames: 3}", {}, "method.judge.frames: belongs to kind: pixels"),
     ("{kind: latent, head: cross}", {}, "method.judge.head: kind: latent has no tokens to read"),
     ("{head: cross, hidden: 10}", {}, "method.judge.hidden: 10 does not divide among the 4 heads"),
-    ("{condition: audio}", {}, "method.judge.condition: clips of the shapes world have text, and no 'audio'"),
+    ("{condition: audio}", {}, "method.judge.condition: clips of shapes have no 'audio'; they have text"),
     ("{condition: text, text: true}", {}, "method.judge.condition: text is said by text: true already"),
     ("{where: {}}", {}, "method.judge.where: says nothing; say (last: 3)"),
     ("{where: {last: 0}}", {}, "method.judge.where.last: "),
-    ("{where: {region: lip}}", {}, "method.judge.where: clips of the shapes world have no region"),
+    ("{where: {region: lip}}", {}, "method.judge.where.region: clips of shapes have no 'lip'; they have none"),
     ("{where: {last: 2}, head: cross}", {}, "method.judge.where: head: cross has one logit a clip; say kind: latent"),
     ("{where: {last: 2}, kind: pixels}", {}, "method.judge.where: kind: pixels draws its frames"),
+    ("{kind: pixels, condition: audio}", TALKER, "audio runs along the clip, and kind: pixels sees frames"),
+    ("{kind: latent, where: {region: hand}}", TALKER, "clips of talker have no 'hand'; they have face, lip, person"),
     ("{where: {last: 2}}", ANALYTIC, "method.judge.where: features of analytic have no even grid of places"),
     ("{}\n  gan_weight: 0.1", {}, "method.gan_weight: and judge are two ways to say one thing"),
     ("{}\n  inputs: rollout", {"more": CAUSAL}, "of whole clips, which a causal critic does not see; say kind: latent"),

@@ -13,11 +13,13 @@ import pytest
 from toys import same_tensors, tiny_family
 
 from vdistill.app import config as configs
+from vdistill.app.build import build
 from vdistill.app.schema import Config
 from vdistill.app.train import train
 from vdistill.core import checkpoint
 
 TEACHER = {"kind": "tokens", "features": "teacher", "text": True, "mismatched": True, "share": 0.1, "r1": 10.0}
+FLOW = {"name": "flow"}
 DMD2 = {"name": "dmd2", "steps": 2, "critic_per_student": 2}
 JUDGES: dict[str, dict[str, Any]] = {
     "teacher": TEACHER | {"levels": 2, "bands": 2, "augment": ["shift", "cutout"], "feature_matching": 0.1},
@@ -25,8 +27,15 @@ JUDGES: dict[str, dict[str, Any]] = {
     "motion": {"kind": "motion", "hidden": 8, "text": True, "mismatched": True, "loss": "hinge", "augment": ["flip"]},
 }
 METHODS = {name: DMD2 | {"judge": judge} for name, judge in JUDGES.items()} | {
+    "pixels": DMD2 | {"judge": {"kind": "pixels", "loss": "hinge", "text": True, "augment": ["flip"], "r1": 1.0}},
     "ladd": {"name": "adversarial", "judge": {"features": "teacher", "loss": "hinge", "time_mean": 1.0}},
-    "apt": {"name": "adversarial", "steps": 1, "inputs": "backward", "watch_per_student": 2, "judge": {"r1": 10.0}},
+    "apt": {
+        "name": "adversarial",
+        "steps": 1,
+        "inputs": "backward",
+        "watch_per_student": 2,
+        "judge": {"r1": 10.0, "head": "cross"},
+    },
 }
 
 
@@ -62,7 +71,8 @@ def assert_same_losses(a: Path, b: Path) -> None:
         assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-6) for k in one), (one, two)
 
 
-RUNS = [("teacher", "full"), ("critic", "lora"), ("motion", "full"), ("ladd", "lora"), ("apt", "lora"), ("apt", "full")]
+RUNS = [("teacher", "full"), ("critic", "lora"), ("motion", "full"), ("pixels", "full"), ("ladd", "lora")]
+RUNS += [("apt", "lora"), ("apt", "full")]
 
 
 @pytest.mark.parametrize(("method", "scope"), RUNS)
@@ -79,7 +89,7 @@ def test_a_resumed_run_with_a_judge_equals_an_uninterrupted_one(
     assert all("critic/told_apart" in row and "critic/logit_gap" in row for row in rows(tmp_path / "a"))
     student = [row for row in rows(tmp_path / "a") if "student/loss" in row]
     assert len(student) == (4 if method == "ladd" else 2)
-    assert all(("student/pull" in row) == (method in JUDGES) for row in student)
+    assert all(("student/pull" in row) == (METHODS[method]["name"] == "dmd2") for row in student)
     assert all(row["student/grad"] > 0 and row["student/gan"] != 0 for row in student)
     if method == "teacher":
         assert student[0]["student/pull"] == pytest.approx(0.1, rel=1e-3)
@@ -89,6 +99,27 @@ def test_activations_computed_twice_give_the_same_losses(folder: Path, tmp_path:
     for out, twice in (("once", False), ("twice", True)):
         train(toy(folder, "teacher", gradient_checkpointing=twice), tmp_path / out)
     assert_same_losses(tmp_path / "once", tmp_path / "twice")
+
+
+TOLD: list[dict[str, Any]] = [
+    {"kind": "latent", "hidden": 8, "condition": "audio", "mismatched": True, "where": {"region": "lip"}},
+    {"features": "teacher", "condition": "audio", "text": True, "where": {"region": "face", "last": 2}},
+    {"kind": "pixels", "condition": "ref", "mismatched": True},
+]
+
+
+@pytest.mark.parametrize("judge", TOLD)
+def test_judges_of_talking_heads_are_told_of_sound_and_reference(judge: dict[str, Any], tmp_path: Path) -> None:
+    small = {"name": "tiny", "frames": 9, "size": 32}
+    new = {"dim": 32, "heads": 2, "layers": 2, "ffn": 32, "text_dim": 16, "adapters": {"width": 16}}
+    data, steps = {"name": "talker", "takes": 2, "take": 9}, {"steps": 2, "batch": 2}
+    start = Config.model_validate({"name": "t", "family": small | new, "data": data, "method": FLOW, "train": steps})
+    family = build(start).family
+    family.save(family.net, tmp_path / "pipe")  # type: ignore[arg-type]
+    method = DMD2 | {"critic_per_student": 1, "judge": judge}
+    of = small | {"path": str(tmp_path / "pipe")}
+    train(Config.model_validate({"name": "t", "family": of, "data": data, "method": method, "train": steps}), tmp_path)
+    assert len(rows(tmp_path)) == 2 and all(row["student/gan"] > 0 and row["critic/gan"] > 0 for row in rows(tmp_path))
 
 
 @pytest.mark.slow

@@ -17,6 +17,13 @@ STEPS = "progressive"
 """The method whose judge is one of steps."""
 OF_SAMPLES = ("levels", "bands", "t_min", "t_max", "time_mean", "anchor", "feature_matching", "mismatched", "where")
 """What a judge of steps, which looks at points as they are, has no use for."""
+CLIPS_HAVE = {
+    "shapes": (("text",), ()),
+    "talker": (("text", "audio", "ref"), ("face", "lip", "person")),
+}
+"""World -> (conditions, regions) of its clips; what other data has is seen when it is opened."""
+ALONG = ("audio",)
+"""Conditions that run along a clip."""
 UNEVEN = ("sd", "sdxl", "animatediff")
 """Families whose blocks see places of several sizes."""
 
@@ -72,13 +79,20 @@ def _what_it_looks_at(config: Config, judge: Judge) -> Iterator[tuple[str, str]]
 
 
 def _what_the_clips_have(config: Config, judge: Judge) -> Iterator[tuple[str, str]]:
-    name, data = judge.condition, config.data.name
-    if data != "shapes":
+    world = config.data.name
+    if world not in CLIPS_HAVE:
         return
-    if name not in (None, "text"):
-        yield "method.judge.condition", f"clips of the shapes world have text, and no {name!r}; say text: true"
-    if judge.where is not None and judge.where.region:
-        yield "method.judge.where", "clips of the shapes world have no region; say (last: 3), or leave it out"
+    conditions, regions = CLIPS_HAVE[world]
+    name, region = judge.condition, None if judge.where is None else judge.where.region
+    if name is not None and name not in conditions:
+        yield "method.judge.condition", f"clips of {world} have no {name!r}; they have {', '.join(conditions)}"
+    if region is not None and region not in regions:
+        yield (
+            "method.judge.where.region",
+            f"clips of {world} have no {region!r}; they have {', '.join(regions) or 'none'}",
+        )
+    if name in ALONG and judge.kind == PIXELS:
+        yield "method.judge.condition", f"{name} runs along the clip, and kind: pixels sees frames; say kind: latent"
 
 
 def _of_steps(judge: Judge) -> Iterator[tuple[str, str]]:
