@@ -249,7 +249,7 @@ def test_the_same_code_has_the_sizes_of_published_networks(dim: int, layers: int
     assert sum(p.numel() for p in made.parameters()) == layers * each + sound + reference + width * dim
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------------------------
 
 
 def test_sound_of_another_length_is_refused() -> None:

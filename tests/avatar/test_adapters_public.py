@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from avatar.talk_bed import CHANNELS, FRAMES, SIDE, draw, family, heard
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from avatar.talk_bed import CHANNELS, FRAMES, SIDE, draw, family, heard
 from vdistill.app import convert
 from vdistill.app.models import open_model
 from vdistill.avatar.adapters import NAME, Adapters

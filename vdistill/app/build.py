@@ -32,6 +32,7 @@ from ..methods.flow import Flow, FlowConfig
 from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
 from .build_adversarial import judged_method, players
+from .build_avatar import beside_lora, newborn
 from .build_causal import causal_method, generate_of, held, see_of, started
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
@@ -118,7 +119,10 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
     if isinstance(scope, ScopeLora):
         frugal(config, family)
         targets = scope.targets or family.lora_targets
+        new = newborn(config, family)
         roles = lora_roles(start, names, Lora(scope.rank, scope.alpha, targets), own)
+        if new is not None:
+            return beside_lora(family, roles, new), embedded
         own_scale = None if has_learned(family) else tokens_of(family)  # the base's, which a teacher reads too, stay
         scale = own_scale or (family.network_of(start).scale_module() if embedded else None)
         if scale is None:

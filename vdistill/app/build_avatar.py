@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from ..avatar.adapters import NAME, Adapters, AdapterSize, size_for
 from ..avatar.conditions import Conditions
 from ..avatar.mel import STEPS, Mel
 from ..avatar.windows import Windows
 from ..core.errors import UserError
+from ..core.scope import Roles
 from ..families.stock import StockFamily
+from ..worlds.talker.damage import USUAL
 from ..worlds.talker.talker import Talker
 from .schema_avatar import AdaptersSpec, DataTalker
+from .schema_family import Adaptable
 from .talker_source import MOODS, TalkerSource
+
+if TYPE_CHECKING:
+    from .schema import Config
 
 CAPTIONS = MOODS
 
@@ -58,6 +67,22 @@ def opened_adapters(family: StockFamily, folder: Path) -> StockFamily:
     return family
 
 
+def newborn(config: Config, family: StockFamily) -> Adapters | None:
+    """New adapters of a config, taken off the network, so that a LoRA of the network leaves them as they are."""
+    if not isinstance(config.family, Adaptable) or config.family.adapters is None:
+        return None
+    found = family.network_of().beside.pop(NAME)
+    assert isinstance(found, Adapters)
+    return found
+
+
+def beside_lora(family: StockFamily, roles: Roles, new: Adapters) -> Roles:
+    """Roles whose student trains new adapters whole, beside the low-rank ones of the frozen network."""
+    family.network_of().beside[NAME] = new
+    both = nn.ModuleDict({NAME: new, "adapter": roles.modules["student"]})
+    return Roles(roles.teacher, roles.denoisers, {**roles.modules, "student": both})
+
+
 def conditions_of(family: StockFamily) -> Conditions:
     """How sound and reference become conditions of this model. UserError for one that is deaf."""
     found = adapters_of(family)
@@ -75,7 +100,8 @@ def heard_by(size: AdapterSize, stride: int) -> Conditions:
 
 def talker_source(family: StockFamily, d: DataTalker, batch: int, seed: int) -> TalkerSource:
     """Windows of the talker world for a family that hears."""
-    world = Talker(d.split, d.size, d.take, seed)
+    faults = USUAL if d.damage is None else d.damage
+    worlds = Talker("hq", d.size, d.take, seed), Talker("mq", d.size, d.take, seed, damage=faults)
     return TalkerSource(
-        world, conditions_of(family), family.codec, family.text, d.frames, batch, d.takes, d.edge, seed
+        worlds, conditions_of(family), family.codec, family.text, d.frames, batch, d.takes, d.mq, d.edge, seed
     )  # fmt: skip

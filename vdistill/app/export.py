@@ -23,6 +23,7 @@ from .causal_file import read_causal
 from .models import hollow_model, model_folder, open_model
 
 INNER = "net."  # where the transformer hangs in a Denoiser
+BESIDE = "beside."  # where the network holds what acts from beside it
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +89,8 @@ def adapter_tensors(built: Built) -> dict[str, Tensor]:
     """The student's adapter under the names stock pipelines load: transformer.<layer>.lora_A.weight."""
     module: nn.Module = built.method.learners["student"]
     weights = next(m for m in module.modules() if isinstance(m, AdapterWeights))
-    return {name.removeprefix(INNER): t.contiguous() for name, t in weights.tensors().items()}
+    named = {name.removeprefix(INNER): t.contiguous() for name, t in weights.tensors().items()}
+    return {name: t for name, t in named.items() if not name.startswith(BESIDE)}  # what is beside is saved merged
 
 
 def open_exported(folder: Path) -> DiffusionPipeline:

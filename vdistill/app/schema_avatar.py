@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .section import Section, fault, note
+from .section import Section, Share, fault, note
 
 Scales = dict[str, Annotated[float, Field(ge=0, le=100)]]
 
@@ -29,12 +29,15 @@ class DataTalker(Section):
     """The talker world: synthesised speech and the face that speaks it, cut at random out of a stock of takes."""
 
     name: Literal["talker"] = note("talker", "this data")
-    split: Literal["hq", "open"] = note("hq", "who is seen: hq, a fixed cast; open, somebody new in every take")
     frames: int = note(17, "length of a clip; the family's when left out", "frames", ge=1)
     size: int = note(64, "height and width; the family's when left out", "pixels", ge=16)
     takes: int = note(1024, "how many takes there are to cut from, each made when it is first wanted", "takes", ge=1)
     take: int = note(97, "length of a take", "frames", ge=1)
-    edge: float = note(0.25, "share of clips that hear nothing of what was before and after them", "share", ge=0, le=1)
+    edge: Share = note(0.25, "share of clips that hear nothing of what was before and after them", "share")
+    mq: Share = note(0.0, "share of takes of people nobody else is, damaged; the others show a fixed cast", "share")
+    damage: dict[str, Share] | None = note(
+        None, "fault -> how often damaged takes have it; the world's own when left out, () for open people undamaged"
+    )
 
     @model_validator(mode="after")
     def _a_clip_fits(self) -> DataTalker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch.nn.functional import adaptive_avg_pool3d
 from ..avatar.conditions import Conditions
 from ..core.codec import Codec
 from ..core.cond import Cond
+from ..core.losses.mixed import QUALITY
 from ..core.rng import Rng
 from ..core.step import Batch
-from ..worlds.talker.talker import Talker
 from ..worlds.talker.clips import MASKS
+from ..worlds.talker.talker import Talker
 
 MOODS = ("a calm person speaks", "a person speaks", "a lively person speaks")
 
@@ -28,7 +29,7 @@ def caption(liveliness: float) -> str:
 @dataclass(frozen=True)
 class Take:
     """frames [3, T, H, W] of bytes; features [T, F] of its sound; reference [3, H, W] of bytes; regions: name -> [T, h,
-    w], share of each latent position's square, in bytes."""
+    w], share of each latent position's square, in bytes; quality: 1 of clean takes, 0 of damaged ones."""
 
     frames: Tensor
     features: Tensor
@@ -36,6 +37,7 @@ class Take:
     regions: dict[str, Tensor]
     caption: str
     key: str
+    quality: float
 
 
 def to_bytes(x: Tensor) -> Tensor:
@@ -52,16 +54,18 @@ def from_bytes(x: Tensor) -> Tensor:
 class TalkerSource:
     """(step, global micro-batch) -> Batch of `batch` windows of `frames` frames out of `takes` takes of the world.
 
-    world: its clips are the takes; edge: share of clips that hear only their own frames. Takes are kept once made.
+    worlds: clean and damaged, whose clips are the takes; mq: share of the damaged; edge: share of clips that hear only
+    their own frames. Takes are kept once made. The field "quality" [B] is there where some are damaged.
     """
 
-    world: Talker
+    worlds: tuple[Talker, Talker]
     conditions: Conditions
     codec: Codec
     text: Callable[[Sequence[str]], Cond]
     frames: int
     batch: int
     takes: int
+    mq: float = 0.0
     edge: float = 0.25
     seed: int = 0
     kept: dict[int, Take] = field(default_factory=dict, repr=False, compare=False)
@@ -70,7 +74,7 @@ class TalkerSource:
         rng = Rng(self.seed, step, micro, turn="data")
         which = [rng.integer(f"take/{i}", self.takes) for i in range(self.batch)]
         takes = [self.take(i) for i in which]
-        starts = [rng.integer(f"start/{i}", self.world.length - self.frames + 1) for i in range(self.batch)]
+        starts = [rng.integer(f"start/{i}", self.worlds[0].length - self.frames + 1) for i in range(self.batch)]
         alone = (rng.uniform("edge", (self.batch,)) < self.edge).tolist()
         pieces = [(take, slice(s, s + self.frames)) for take, s in zip(takes, starts, strict=True)]
         x = self.codec.encode(torch.stack([from_bytes(take.frames[:, cut]) for take, cut in pieces]))
@@ -95,21 +99,26 @@ class TalkerSource:
         text = self.text([take.caption for take, _ in pieces])
         features = torch.stack([take.features[cut] for take, cut in pieces]).to(ref.device)
         cond = self.conditions.heard(features, ref, text)
-        return Cond(cond.fields, {**cond.along, "audio": torch.stack(heard).to(ref.device)}, cond.null)
+        heard_so = replace(cond, along={**cond.along, "audio": torch.stack(heard).to(ref.device)})
+        if not self.mq:
+            return heard_so
+        return heard_so.with_field(QUALITY, torch.tensor([take.quality for take, _ in pieces], device=ref.device))
 
     def take(self, index: int) -> Take:
         """Take `index`, made when it is first asked for."""
         if index not in self.kept:
-            clip = self.world.clip(index)
+            mq = int((index + 1) * self.mq) > int(index * self.mq)  # any run of takes has close to its share
+            world = self.worlds[mq]
+            clip = world.clip(index)
             side = clip.frames.shape[-1] // self.codec.spatial
             masks = {
                 name: (adaptive_avg_pool3d(mask[None], (len(mask), side, side))[0] * 255).round().to(torch.uint8)
                 for name, mask in clip.masks.items()
             }
             features = self.conditions.encoder.features(clip.sound[None])[0]
-            words = caption(self.world.who(index)[1].liveliness)
             self.kept[index] = Take(
-                to_bytes(clip.frames), features, to_bytes(clip.reference), masks, words, clip.key
+                to_bytes(clip.frames), features, to_bytes(clip.reference), masks,
+                caption(world.who(index)[1].liveliness), clip.key, float(not (mq and world.damage)),
             )  # fmt: skip
         return self.kept[index]
 

@@ -83,9 +83,11 @@ def weighted_x0(
 def position_weights(regions: Mapping[str, Tensor], gains: Mapping[str, float]) -> Tensor | None:
     """1 + sum_k g_k M_k of regions M_k [B, 1, T, ...], brought to mean 1 in each sample; None without gains.
 
-    KeyError for a region that is not there.
+    UserError for a region that is not there.
     """
     if not gains:
         return None
+    if missing := sorted(gains.keys() - regions.keys()):
+        raise UserError(f"this data has no region {missing[0]!r}", "regions", f"it has {', '.join(regions) or 'none'}")
     extra = torch.stack([gain * regions[name] for name, gain in gains.items()]).sum(0)
     return (1 + extra) / spread(1 + per_sample(extra), extra)
