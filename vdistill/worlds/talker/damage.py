@@ -98,5 +98,5 @@ def spoilt(clip: Clip, scene: Set, rng: Rng, kind: str) -> Clip:
     else:
         empty = {name: torch.zeros_like(mask) for name, mask in clip.masks.items()}
         cover = torch.ones_like(clip.frames[:1]) if kind == "blank" else clip.masks["person"][None]
-        clip = replace(clip, frames=clip.frames * (1 - cover) - 0.9 * cover, masks=empty)
+        clip = replace(clip, frames=clip.frames * (1 - cover) - cover, masks=empty)
     return replace(clip, damage={kind: record})

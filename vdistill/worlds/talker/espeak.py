@@ -86,6 +86,7 @@ class Espeak:
     def say(self, text: str, voice: str, speed: int = 165, pitch: int = 50, span: int = 50) -> Spoken:
         """Speak. voice: a language, with `+variant` or without; speed: words a minute; pitch, span of pitch: 0 to 100.
 
+        Breath noise differs each time: the engine's generator of it runs on, and no call of the library resets it.
         Raises UserError for a voice the engine does not know (it would go on with the last one) and for no sound.
         """
         name, _, variant = voice.partition("+")

@@ -58,7 +58,7 @@ def _file(name: str) -> Tensor:
 
 def spans(starts: list[tuple[float, str]], end: float) -> tuple[Phoneme, ...]:
     """(begin, IPA) in order -> (begin, end, IPA) up to `end` seconds; what takes no time is left out."""
-    ends = [begin for begin, _ in starts[1:]] + [end]
+    ends = [min(begin, end) for begin, _ in starts[1:]] + [end]
     return tuple((begin, till, name) for (begin, name), till in zip(starts, ends, strict=True) if till > begin)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ...core.errors import UserError
 from ...core.rng import Rng
 from .clips import Clip, Performance, film, perform
-from .damage import BAD, USUAL, damaged, spoilt
+from .damage import BAD, USUAL, check, damaged, spoilt
 from .identity import Person, person
 from .sound_faults import MARGIN, Set
 from .speech import FPS, Speech, speak, voices
@@ -56,10 +56,12 @@ class Talker:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"no split {self.split!r}", "talker.split", f"there are {', '.join(SPLITS)}")
-        if self.size < 16 or self.frames < 1:
-            raise UserError(
-                f"{self.frames} frames of {self.size} pixels are no clip", "talker", "size >= 16, frames >= 1"
-            )
+        if self.size < 16 or self.size % 2 or self.frames < 1:
+            said = f"{self.frames} frames of {self.size} pixels are no clip"
+            raise UserError(said, "talker", "size is even and at least 16, frames at least 1")
+        if self.speech == "espeak" and SPLITS[self.split].part != "train":
+            raise UserError(f"split {self.split!r} has speech of its own", "talker.speech", "leave it at shipped")
+        check(self.damage)
 
     @property
     def length(self) -> int:

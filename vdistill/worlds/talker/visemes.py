@@ -32,7 +32,7 @@ VISEMES: dict[str, tuple[float, ...]] = {  # the six channels, each in [0, 1]; w
 }
 _SPELLED = """PP p b m β ɸ / FF f v ɱ / TH θ ð / DD t d ɾ ʈ ɖ / kk k ɡ g ŋ h x ɣ ʔ q χ / CH tʃ dʒ ʃ ʒ ç ɕ ʑ
 / SS s z ts dz / nn n l ɲ ʎ ɫ ɭ / RR ɹ r ʁ ʀ ɻ ɚ ɝ / aa a ɑ ɐ æ ʌ ɒ / E e ɛ ɜ œ ø / I i ɪ j y ʏ / O o ɔ
-/ U u ʊ w ɯ ʉ ɥ / AX ə ᵻ ɨ ɵ"""
+/ U u ʊ w ʍ ɯ ʉ ɥ / AX ə ᵻ ɨ ɵ"""
 IPA = {symbol: name for name, *symbols in map(str.split, _SPELLED.split("/")) for symbol in symbols}
 MARKS = re.compile(r"\([^)]*\)|[ˈˌː:ʲʰʷ|_\u0300-\u036f]")  # stress, length, ties, language switches
 

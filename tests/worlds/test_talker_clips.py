@@ -1,0 +1,190 @@
+"""Clips of the `talker` world: splits, windows, the pool they are kept in, films."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from torch import Tensor
+
+from vdistill.core.errors import UserError
+from vdistill.worlds.talker import export, speech
+from vdistill.worlds.talker import sound as wave
+from vdistill.worlds.talker.clips import Clip
+from vdistill.worlds.talker.pool import Pool
+from vdistill.worlds.talker.source import AWAY, Windows
+from vdistill.worlds.talker.talker import SPLITS, Talker
+
+SMALL = Pool(clips=5, seconds=1.6, size=16, mq=0.4)
+EVERY_FAULT_BUT_CODECS = {"desync": 1.0, "hiss": 1.0, "crop": 1.0, "drops": 1.0}
+
+
+def same(a: Clip, b: Clip, atol: float = 0.0) -> bool:
+    """Equal in everything, pixels and masks up to `atol`."""
+    for field in fields(Clip):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if field.name == "masks":
+            if not all(torch.allclose(x[k], y[k], rtol=0, atol=max(atol, 0.17 if atol else 0)) for k in x):
+                return False
+        elif isinstance(x, Tensor):
+            if x.shape != y.shape or not torch.allclose(x, y, rtol=0, atol=atol):
+                return False
+        elif field.name != "phonemes" and x != y:
+            return False
+        elif field.name == "phonemes" and [p for *_, p in x] != [p for *_, p in y]:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("split", ["hq", "mq", "seen", "open", "voice", "bad"])
+def test_a_clip_follows_from_split_seed_and_index(split: str) -> None:
+    clip = Talker(split, 16, 9).clip(6)
+    assert same(clip, Talker(split, 16, 9).clip(6))
+    assert not torch.equal(clip.frames, Talker(split, 16, 9, seed=1).clip(6).frames)
+    assert not torch.equal(clip.frames, Talker(split, 16, 9).clip(7).frames)
+    assert (
+        clip.frames.shape == (3, 9, 16, 16) and clip.sound.shape == (9 * 640,) and clip.reference.shape == (3, 16, 16)
+    )
+    assert clip.mouth.shape == (9, 6) and clip.pose.shape == clip.box.shape == (9, 4) and clip.blink.shape == (9,)
+    assert {m.shape for m in clip.masks.values()} == {(9, 16, 16)} and set(clip.masks) == {"face", "lip", "person"}
+    assert (clip.damage is None) == (split in ("hq", "seen", "open", "voice"))
+    json.dumps(clip.damage)
+
+
+def test_seen_people_are_those_of_training_and_open_ones_are_not() -> None:
+    trained = {tuple(Talker("hq", seed=s).who(i)[1].face.tolist()) for s in (0, 1) for i in range(300)}
+    assert len(trained) == 48
+    assert {tuple(Talker("seen").who(i)[1].face.tolist()) for i in range(100)} <= trained
+    for split in ("open", "voice", "long", "mq"):
+        faces = {tuple(Talker(split).who(i)[1].face.tolist()) for i in range(50)}
+        assert len(faces) == 50 and not faces & trained
+
+
+def test_held_out_voices_are_heard_in_one_split_only() -> None:
+    voices = {split: {Talker(split).who(i)[1].voice for i in range(60)} for split in SPLITS}
+    assert voices["voice"] == set(speech.voices("voice"))
+    assert all(not found & voices["voice"] for split, found in voices.items() if split != "voice")
+
+
+def test_a_reference_shows_the_person_in_another_pose() -> None:
+    clip = Talker("hq", 32, 25).clip(3)
+    away = (clip.frames - clip.reference[:, None]).abs().mean((0, 2, 3))
+    stranger = (clip.frames - Talker("hq", 32, 25).clip(4).reference[:, None]).abs().mean()
+    assert float(away.min()) > 1e-3 and float(away.max()) < float(stranger)
+
+
+def test_a_window_is_what_the_clip_shows_then() -> None:
+    whole = Talker("hq", 16, 30).clip(2)
+    part = whole.window(8, 9)
+    assert torch.equal(part.frames, whole.frames[:, 8:17]) and torch.equal(part.sound, whole.sound[640 * 8 : 640 * 17])
+    assert torch.equal(part.mouth, whole.mouth[8:17]) and torch.equal(part.masks["lip"], whole.masks["lip"][8:17])
+    assert part.phonemes[0][0] == 0 and part.phonemes[-1][1] == pytest.approx(9 / 25)
+    middle = next(p for a, b, p in whole.phonemes if a <= 0.5 < b)
+    assert middle == next(p for a, b, p in part.phonemes if a <= 0.5 - 0.32 < b)
+
+
+def test_a_long_clip_lasts_a_minute_and_speaks_to_the_end() -> None:
+    world = Talker("long", 16)
+    act, start = world.performance(0)
+    assert world.length == 1500 and start + 1500 <= len(act.mouth)
+    opening = act.mouth[start : start + 1500, 0].reshape(15, 100)
+    assert float(opening.amax(1).min()) > 0.4
+    assert float((act.pose[:, :2]).abs().max()) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"split": "hd"}, "no split 'hd'; there are hq, mq"),
+        ({"size": 33}, "49 frames of 33 pixels"),
+        ({"frames": 0}, "0 frames of 64 pixels"),
+        ({"split": "voice", "speech": "espeak"}, "split 'voice' has speech of its own"),
+        ({"damage": {"rust": 0.1}}, "no fault 'rust'; there are babble"),
+        ({"damage": {"blur": 1.5}}, "talker.damage.blur: 1.5 is no probability"),
+        ({"damage": {"desync": 0.7, "wrong": 0.7}}, "exclude each other"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused_in_one_line(kwargs: dict, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        Talker(**kwargs)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_pool_on_disk_gives_what_one_in_memory_gives(tmp_path: Path) -> None:
+    disk = Pool(5, 1.6, 16, 0.4, folder=tmp_path)
+    for index in range(5):
+        for reference in (None, 30):
+            kept, fresh = disk.window(index, 3, 17, reference), SMALL.window(index, 3, 17, reference)
+            assert same(kept, fresh) and kept.key == fresh.key
+
+
+def test_a_pool_keeps_what_the_world_draws_up_to_bytes() -> None:
+    splits = [SMALL.split(i) for i in range(5)]
+    assert splits.count("mq") == 2
+    for index in (0, splits.index("mq")):
+        clip = Talker(splits[index], 16, 40).clip(index)
+        assert same(SMALL.window(index, 5, 9), clip.window(5, 9), atol=0.5 / 127.5 + 1e-6)
+
+
+def test_a_pool_whose_drawing_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    pool = Pool(4, 1.0, 16, 0.0, folder=tmp_path)
+    pool.window(0, 0, 5), pool.window(2, 0, 5)
+    home = pool.home
+    assert home is not None
+    (home / "clip_00001.safetensors.99.tmp").write_bytes(b"half a clip")
+    before = {f.name: f.stat().st_mtime_ns for f in home.glob("*.safetensors")}
+    counted: list[int] = []
+    pool.fill(counted.append)
+    after = {f.name: f.stat().st_mtime_ns for f in home.glob("*.safetensors")}
+    assert len(before) == 2 and len(after) == 4 and counted == [1, 2, 3, 4]
+    assert {name: after[name] for name in before} == before
+    assert same(pool.window(1, 0, 5), Pool(4, 1.0, 16).window(1, 0, 5))
+
+
+def test_pools_that_differ_share_no_folder(tmp_path: Path) -> None:
+    pools = [Pool(folder=tmp_path), Pool(folder=tmp_path, size=32), Pool(folder=tmp_path, seed=1)]
+    pools += [Pool(folder=tmp_path, mq=0.5), Pool(folder=tmp_path, damage={"desync": 0.5})]
+    assert len({pool.home for pool in pools}) == 5
+    assert Pool(clips=3, folder=tmp_path).home == pools[0].home
+
+
+def test_windows_are_a_pure_function_and_show_every_clip_once_a_turn() -> None:
+    source = Windows(SMALL, 9, batch=2, micro=2)
+    assert all(same(a, b) for a, b in zip(source(7, 1), Windows(SMALL, 9, batch=2, micro=2)(7, 1), strict=True))
+    keys = [clip.key.split("@")[0] for step in range(5) for micro in (0, 1) for clip in source(step, micro)]
+    assert all(len(set(keys[i : i + 5])) == 5 for i in range(0, 20, 5))
+    assert keys[:5] != keys[5:10] and len({clip.key for step in range(5) for clip in source(step, 0)}) > 7
+
+
+def test_references_come_from_outside_the_window() -> None:
+    source = Windows(SMALL, 5, batch=1)
+    for number in range(12):
+        clip = source.window(number)
+        near = (clip.frames - clip.reference[:, None]).abs().mean((0, 2, 3))
+        assert float(near.min()) > 0
+    assert AWAY == 12
+
+
+def test_windows_longer_than_clips_are_refused() -> None:
+    with pytest.raises(UserError, match="windows of 49 frames do not fit into clips of 40; seconds of at least 1.96"):
+        Windows(SMALL, 49, 1)
+
+
+def test_films_have_every_frame_and_their_sound_in_time(tmp_path: Path) -> None:
+    clip = Talker("mq", 32, 50, damage=EVERY_FAULT_BUT_CODECS).clip(0)
+    (line,) = export.write([clip], tmp_path, "mq")
+    assert json.loads((tmp_path / "manifest.jsonl").read_text()) == line
+    with av.open(str(tmp_path / str(line["video"]))) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 50 and container.streams.video[0].average_rate == 25
+    exact = wave.decode(tmp_path / str(line["audio"]))
+    assert torch.allclose(exact, clip.sound, atol=1e-4) and line["quality"] == "mq" and line["end"] == 2.0
+    film = wave.fit(wave.decode(tmp_path / str(line["video"])), len(exact))
+    n = 2 * len(exact)
+    lag = int(torch.fft.irfft(torch.fft.rfft(exact, n).conj() * torch.fft.rfft(film, n), n).argmax())
+    assert min(lag, n - lag) < 80
+    x0, y0, x1, y1 = line["bbox"]  # type: ignore[misc]
+    assert 0 <= x0 < x1 <= 32 and 0 <= y0 < y1 <= 32
