@@ -197,6 +197,7 @@ def latents(
             return guided(family, net, family.scale_at(plan.guidance, timestep, steps))
 
         return sample_stock(family, at, noise, cond, plan.steps, generators)
+    net = told_student(family, net)
     scheduler = FewStepScheduler.of(family.schedule, times, "sample", family.clock.steps)
     z, shape = family.pack(noise), noise.shape[1:]
     for time_now, timestep in zip(times, scheduler.timesteps, strict=True):

@@ -14,7 +14,6 @@ from ..core.engine import Engine
 from ..core.guidance import chain
 from ..core.guided import Guided
 from ..core.rng import Rng
-from ..core.solvers import solve
 from ..data.encode import png
 from ..eval.aperture import aperture
 from ..eval.sync import pearson
@@ -23,6 +22,8 @@ from ..worlds.talker.clips import Clip
 from ..worlds.talker.talker import Talker
 from .build import Built
 from .build_avatar import conditions_of
+from .build_scales import tokens_of, told_student
+from .generate import Plan, latents
 from .models import clip_of
 from .schema import Config
 from .talker_source import caption
@@ -54,12 +55,15 @@ def talking(
     scales: Mapping[str, float] | None = None,
     seed: int = 0,
     net: Denoiser | None = None,
+    times: Sequence[float] | None = None,
 ) -> Tensor:
-    """Pixels [B, 3, T, H, W] in [-1, 1] of conditions of B clips. shape: [C, T, H, W] of their latents."""
+    """Pixels [B, 3, T, H, W] in [-1, 1] of conditions of B clips. shape: [C, T, H, W] of their latents; scales: of a
+    chain, or those that a student with guidance tokens is told; times: of a few-step student."""
     count = len(next(iter(cond.fields.values())))
     noise = torch.stack([Rng(seed + i).normal("first", shape) for i in range(count)]).to(family.device)
-    guided = under(net or family.net, scales)
-    return family.codec.decode(solve(guided, noise, guided.schedule.grid(steps), cond, "ddim"))
+    net = net or family.net
+    net = under(net, scales) if tokens_of(family) is None else told_student(family, net, scales)
+    return family.codec.decode(latents(family, net, noise, cond, Plan(steps), times))
 
 
 def talk_validator(config: Config, built: Built, engine: Engine) -> Callable[[int], None]:
@@ -69,6 +73,7 @@ def talk_validator(config: Config, built: Built, engine: Engine) -> Callable[[in
     frames, size, _ = clip_of(built, config)
     shape = family.codec.shape(frames, size, size)
     groups = {split: held_out(split, frames, size) for split in SPLITS}
+    how = (v.steps, v.scales, v.seed, built.student, built.times)
 
     def validate(step: int) -> None:
         if not engine.accelerator.is_main_process:
@@ -78,9 +83,7 @@ def talk_validator(config: Config, built: Built, engine: Engine) -> Callable[[in
         found: dict[str, float] = {"step": step}
         for split, (clips, captions) in groups.items():
             with engine.averaged():
-                made = talking(
-                    family, told(family, clips, captions), shape, v.steps, v.scales, v.seed, built.student
-                ).cpu()
+                made = talking(family, told(family, clips, captions), shape, *how).cpu()
             (folder / f"{split}.png").write_bytes(png(sheet(clips, made), 2))
             found |= {f"{split}/{name}": value for name, value in measured(clips, made).items()}
         (folder / "scores.json").write_text(json.dumps(found, indent=1))
