@@ -28,6 +28,8 @@ def test_an_encoder_of_short_sight_says_over_a_ring_what_it_says_of_the_whole() 
     ringed = Ringed(mel, seconds=1.0, block=4)
     assert torch.equal(ringed.features(SOUND[None])[0], mel.features(SOUND[None])[0])
     assert (ringed.width, ringed.ahead) == (160, 640 * 3)
+    seen = Ringed(Mel(40), seconds=1.0, block=2, later=1)  # not causal, but it hears a frame more
+    assert torch.equal(seen.features(SOUND[None])[0, :-1], Mel(40).features(SOUND[None])[0, :-1])
 
 
 @pytest.mark.parametrize("later", [0, 2])
