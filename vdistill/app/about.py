@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..core.errors import UserError
@@ -15,7 +16,8 @@ OWN = "own"  # solver: the scheduler of the folder
 @dataclass(frozen=True)
 class About:
     """frames, height, width: of a clip; steps, guidance, solver: how a teacher is sampled (a student has its times);
-    frame_rate: that the network is told, in frames a second, 0 where that is its pipeline's own."""
+    frame_rate: that the network is told, in frames a second, 0 where that is its pipeline's own; scales: of a teacher
+    guided by several conditions, in the order of the chain; begins: latents of a clip before that it can go on from."""
 
     frames: int = 17
     height: int = 32
@@ -25,6 +27,8 @@ class About:
     method: str = ""
     solver: str = "ddim"
     frame_rate: float = 0.0
+    scales: Mapping[str, float] = field(default_factory=dict)
+    begins: int = 0
 
     def write(self, folder: Path) -> None:
         """Put it into a model folder."""
@@ -37,11 +41,11 @@ def about(folder: Path) -> About:
     if not path.is_file():
         return About(solver=OWN)
     try:
-        known = About(**json.loads(path.read_text()))
+        known, usual = About(**json.loads(path.read_text())), asdict(About())
         wrong = [
             k
             for k, v in asdict(known).items()
-            if not isinstance(v, (int, float) if k == "guidance" else type(getattr(About, k)))
+            if not isinstance(v, (int, float) if k == "guidance" else type(usual[k]))
         ]
         if wrong:
             raise ValueError(f"{wrong[0]} is {getattr(known, wrong[0])!r}")

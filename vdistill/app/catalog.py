@@ -95,6 +95,7 @@ COMMANDS = {
     "plan": ("vdistill.app.plan", "say what a config needs: parameters, memory by role, work, hours on a named GPU"),
     "sample": ("vdistill.app.sample", "make clips from captions with any model"),
     "stream": ("vdistill.app.stream", "video without end from a causal student, with prompts that change on the way"),
+    "talk": ("vdistill.app.talk", "a face that says what a sound says, as long as the sound lasts"),
     "eval": ("vdistill.app.evaluate", "measure a model on held-out captions"),
     "export": ("vdistill.app.export", "write a trained student as a diffusers pipeline or a LoRA file"),
     "convert": ("vdistill.app.convert", "turn a public few-step or causal Wan checkpoint into a diffusers pipeline"),

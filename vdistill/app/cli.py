@@ -140,6 +140,12 @@ def _stream(p: argparse.ArgumentParser) -> None:
     arguments(p)
 
 
+def _talk(p: argparse.ArgumentParser) -> None:
+    from .talk import arguments
+
+    arguments(p)
+
+
 def _doctor(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -171,6 +177,7 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "check": _check,
     "sample": _sample,
     "stream": _stream,
+    "talk": _talk,
     "eval": _eval,
     "export": _export,
     "bank": _bank,

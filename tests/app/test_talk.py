@@ -1,0 +1,162 @@
+"""`vdistill talk`: as many frames as the sound has, with the sound; the same whatever the pieces; errors in a line."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import av
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv1d
+
+from vdistill.app import cli
+from vdistill.app import config as configs
+from vdistill.app.about import About
+from vdistill.app.build_family import make_family
+from vdistill.app.models import open_model
+from vdistill.app.speaker import session_of, speaker_of
+from vdistill.avatar.rates import RATE, SAMPLES
+from vdistill.core.rng import Rng
+from vdistill.data.encode import png
+from vdistill.data.sound import read_sound
+from vdistill.families.stock import StockFamily
+from vdistill.worlds.talker.clips import Clip
+from vdistill.worlds.talker.talker import Talker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def model(begins: int = 2) -> Path:
+    """A folder of an untrained model that hears, its outputs not all one."""
+    folder = Path(mkdtemp()) / "model"
+    family = make_family(configs.load(ROOT / "configs/avatar/talker_teacher_tiny.yaml"))
+    assert isinstance(family, StockFamily)
+    for i, (name, p) in enumerate(sorted(family.net.named_parameters())):
+        if not p.any():
+            p.data = 0.02 * Rng(i).normal(name, p.shape)
+    family.save(family.net, folder)
+    About(9, 32, 32, steps=3, scales={"ref": 1.5, "audio": 2.0}, begins=begins).write(folder)
+    return folder
+
+
+@cache
+def clip() -> Clip:
+    return Talker("open", 32, 49, 1).clip(3)
+
+
+def write_sound(path: Path, sound: Tensor) -> None:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((sound.clamp(-1, 1) * 32767).short().numpy()[None], "s16", "mono")
+        frame.sample_rate = RATE
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """--image and --audio of a clip."""
+    face, sound = tmp_path / "face.png", tmp_path / "speech.wav"
+    face.write_bytes(png(clip().reference, 1))
+    write_sound(sound, clip().sound)
+    return ["--image", str(face), "--audio", str(sound)]
+
+
+def spoken(pieces: int, **how: int) -> Tensor:
+    family = open_model(model())
+    speaker = speaker_of(family, clip().reference, 9, "a person speaks", scales={"audio": 2.0}, begins=2, steps=2)
+    session, made = session_of(speaker, **how), []
+    for piece in clip().sound.split(pieces):
+        made += session.push(piece)
+    return torch.cat([chunk.frames for chunk in made + session.finish()], 1)
+
+
+@pytest.mark.parametrize("how", [{}, {"block": 1, "back": 1}])
+def test_a_model_says_the_same_whatever_the_pieces(how: dict[str, int]) -> None:
+    whole = spoken(1 << 20, **how)
+    assert whole.shape == (3, 49, 32, 32) and whole.isfinite().all()
+    assert torch.equal(spoken(777, **how), whole)
+
+
+def test_a_block_begins_with_the_frames_before_it() -> None:
+    """What the network is shown of its past is what it made, to the bit."""
+    family = open_model(model())
+    speaker = speaker_of(family, clip().reference, 9, "a person speaks", scales={}, begins=2, steps=1)
+    seen: list[Tensor] = []
+    inner = family.net.x0
+
+    def watch(x: Tensor, t: Tensor, cond: object, **how: object) -> Tensor:
+        seen.append(x)
+        return inner(x, t, cond, **how)  # type: ignore[arg-type]
+
+    family.net.x0 = watch  # type: ignore[method-assign]
+    session = session_of(speaker)
+    made = torch.cat([c.frames for c in session.push(clip().sound) + session.finish()], 1)
+    assert torch.equal(seen[1][:, :, :2], family.codec.encode(made[None, :, 4:9]))
+
+
+def test_a_file_has_the_frames_of_the_sound_and_the_sound_in_time(files: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "talk.mp4"
+    assert cli.main(["talk", str(model()), *files, "--out", str(out)]) == 0
+    with av.open(str(out)) as file:
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert video.frames == 49 and video.average_rate == 25
+        assert abs(float(audio.duration * audio.time_base) - 49 / 25) < 0.03
+    heard = read_sound(out).samples
+    lag = conv1d(heard[None, None, :30000], clip().sound[None, None, 2000:26000]).argmax().item() - 2000
+    assert abs(lag) < SAMPLES / 8  # 5 ms
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["frames"] == 49 and told["passes"] == 3 * 3 * 11  # steps, passes, blocks
+
+
+def test_options_take_the_place_of_the_models_own(files: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "talk.mp4"
+    more = ["--audio-scale", "1", "--ref-scale", "1", "--steps", "2", "--block", "1"]
+    assert cli.main(["talk", "--student", str(model()), *files, *more, "--out", str(out)]) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["passes"] == 2 * 11
+
+
+def test_a_model_that_was_not_trained_to_go_on_is_drawn_on(files: list[str], tmp_path: Path) -> None:
+    assert cli.main(["talk", str(model(0)), *files, "--steps", "1", "--out", str(tmp_path / "talk.mp4")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--out", "x.gif"], "x.gif: is no name of an .mp4 file"),
+        (["--box", "1,2"], "--box: expected X0,Y0,X1,Y1"),
+        (["--box", "5,5,4,9"], "face.png: "),
+        (["--block", "3"], "session: 3 positions after 2 of the past, in clips of 3"),
+        (["--audio-scale", "nan"], "--audio-scale"),
+        (["--steps", "0"], "--steps"),
+        (["--audio", "nothing.wav"], "nothing.wav: no such file"),
+        (["--image", "nothing.png"], "nothing.png: no such file"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    options: list[str], says: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [] if "--out" in options else ["--out", str(tmp_path / "talk.mp4")]
+    assert cli.main(["talk", str(model()), *files, *options, *out]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and error.count("\n") == 0
+    assert not (tmp_path / "talk.mp4").exists()
+
+
+def test_a_model_that_does_not_hear_is_refused(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["talk", "shapes", *files]) == 2
+    assert "this model does not hear" in capsys.readouterr().err
+
+
+def test_sound_shorter_than_a_frame_is_refused(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sound(tmp_path / "short.wav", torch.full((600,), 0.1))
+    options = [*files[:2], "--audio", str(tmp_path / "short.wav"), "--out", str(tmp_path / "a.mp4")]
+    assert cli.main(["talk", str(model()), *options]) == 2
+    assert "lasts 0.037 s, less than one frame" in capsys.readouterr().err

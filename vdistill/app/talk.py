@@ -1,0 +1,138 @@
+"""`vdistill talk --image face.png --audio speech.wav --out talk.mp4`: a face that says what a sound says, for as long
+as the sound lasts.
+
+As a library: `Session.push(pcm)` of `vdistill.app.speaker.session_of` takes sound as it comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import UserError
+
+if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
+    from .about import About
+    from .speaker import Speaker
+
+SCALES = {"ref": "--ref-scale", "audio": "--audio-scale"}
+TEXT = "a person speaks"
+PUSHED = 8000  # samples given to the session at once
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `vdistill talk`."""
+    add = parser.add_argument
+    add("model", nargs="?", default="talker", metavar="MODEL",
+        help="run or folder of a model that hears (default: talker, the shipped teacher)")  # fmt: skip
+    add("--student", metavar="MODEL", help="a student in its place, such as talker_fast or a run")
+    add("--image", metavar="FILE", type=Path, required=True, help="the face: one picture, PNG or JPEG")
+    add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")
+    add("--audio", metavar="FILE", type=Path, required=True, help="what is said: any audio or video file")
+    add("--out", metavar="FILE", type=Path, default=Path("talk.mp4"), help="MP4 to write (default: talk.mp4)")
+    add("--text", metavar="TEXT", default=TEXT, help=f"what else is said of the clip (default: {TEXT!r})")
+    add("--audio-scale", metavar="S", type=float, help="how strongly the mouth follows the sound; 1 means as it is")
+    add("--ref-scale", metavar="S", type=float, help="how strongly the face is kept; 1 means as it is")
+    add("--steps", metavar="N", type=int, help="of a teacher (default: the model's); a student's are its own")
+    add("--block", metavar="N", type=int, help="latent positions made at once; all that fit without it")
+    add("--seed", type=int, default=0, help="of the noise (default: 0)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk into a file; prints it, and beside it FILE.json says what it took."""
+    from ..avatar.rates import FPS, RATE, SAMPLES
+    from ..data.sound import read_sound
+    from ..data.writer import video_writer
+    from .lock import as_folder
+    from .speaker import session_of
+    from .stream import stopping
+
+    if args.out.is_dir() or args.out.suffix != ".mp4":
+        what = "is a folder" if args.out.is_dir() else "is no name of an .mp4 file"
+        raise UserError(what, str(args.out), "name a file such as talk.mp4")
+    as_folder(args.out.parent)
+    sound = read_sound(args.audio, seconds=3600.0)
+    for remark in sound.remarks:
+        print(f"{args.audio}: {remark.text}", file=sys.stderr)
+    if len(sound.samples) < SAMPLES:
+        raise UserError(f"lasts {sound.seconds:.3f} s, less than one frame", str(args.audio), "give a longer sound")
+    speaker = opened(args)
+    session = session_of(speaker, args.block)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    scale = max(1, 256 // (speaker.shape[-1] * speaker.family.codec.spatial))
+    with stopping() as stopped, video_writer(args.out, FPS, scale=scale, sound=(sound.samples, RATE)) as file:
+        for piece in [*sound.samples.split(PUSHED), None]:
+            for chunk in session.finish() if piece is None else session.push(piece):
+                file.write(chunk.frames)
+            if stopped():
+                print(f"ended after {file.frames / FPS:.1f} s", file=sys.stderr)
+                break
+        frames = file.frames
+    told = {"frames": frames, "seconds": frames / FPS, "passes": speaker.passes, **session.meter.said()}
+    args.out.with_suffix(".json").write_text(json.dumps({"model": model_of(args), "seed": args.seed, **told}, indent=1))
+    print(args.out)
+    print(f"{frames / FPS:.1f} s of video, {speaker.passes} passes, {told['realtime_factor']:.2f} x real time",
+          file=sys.stderr)  # fmt: skip
+    return 0
+
+
+def opened(args: argparse.Namespace) -> Speaker:
+    """The speaker that the command line asks for. UserError for a model that does not hear, or scales it has no use
+    for; BadMedia for a picture that is none."""
+    from ..data.buckets import Bucket
+    from ..data.face_image import read_face
+    from .build_avatar import conditions_of
+    from .models import about_model, device_of, model_folder, open_model, whole_number
+    from .speaker import speaker_of
+
+    whole_number(args.steps, 1, "--steps")
+    whole_number(args.block, 1, "--block")
+    whole_number(args.seed, 0, "--seed", 2**63)
+    family = open_model(model_of(args)).to(device_of(args.device))
+    known = about_model(family, model_folder(model_of(args)))
+    conditions_of(family)
+    if family.times is not None and args.steps not in (None, len(family.times)):
+        raise UserError(f"this student takes {len(family.times)} steps, found {args.steps}", "--steps", "leave it out")
+    face = read_face(args.image, Bucket(known.width, known.height), box_of(args.box))
+    for remark in face.remarks:
+        print(f"{args.image}: {remark}", file=sys.stderr)
+    pixels = face.pixels.float() / 127.5 - 1
+    return speaker_of(
+        family, pixels, known.frames, args.text, scales=scales_of(args, known), begins=known.begins,
+        steps=args.steps or known.steps, seed=args.seed,
+    )  # fmt: skip
+
+
+def model_of(args: argparse.Namespace) -> str:
+    """The model asked for."""
+    return str(args.student or args.model)
+
+
+def scales_of(args: argparse.Namespace, known: About) -> dict[str, float]:
+    """Those of the command line over the model's own, in the order of the chain. UserError for one out of range."""
+    from .models import finite
+
+    found = dict(known.scales)
+    for name, option in SCALES.items():
+        given = getattr(args, option[2:].replace("-", "_"))
+        finite(given, 0, option)
+        if given is not None:
+            found[name] = given
+    return {name: found[name] for name in (*SCALES, *found) if name in found}
+
+
+def box_of(text: str | None) -> tuple[float, ...] | None:
+    """ "10,20,90,120" -> numbers. UserError for anything else."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 4:
+        raise UserError(f"expected X0,Y0,X1,Y1 such as 10,20,90,120, found {text!r}", "--box")
+    return found
