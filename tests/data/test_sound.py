@@ -103,6 +103,8 @@ def test_packed_sound_of_any_kind_is_read_in_place(tmp_path: Path, name: str, co
 def test_sound_that_begins_late_is_placed_by_the_clock_of_the_picture(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.mkv", tone(0.5, RATE), RATE, "pcm_s16le", late=0.25)
     assert abs(read_sound(path).seconds - 0.5) < 0.01
+    very = write_sound(tmp_path / "b.mkv", tone(0.5), late=3.0)
+    assert abs(read_sound(very).seconds - 0.5) < 0.01 and abs(read_sound(very, begin=Fraction(0)).seconds - 3.5) < 0.01
     late = read_sound(path, begin=Fraction(0))
     assert abs(late.seconds - 0.75) < 0.01 and not late.samples[:3900].any()
     early = read_sound(path, begin=Fraction(1, 2))

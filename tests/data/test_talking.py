@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from sounds import cut_short, tone, write_sound
 
+import vdistill
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.step import Batch
@@ -29,6 +30,7 @@ from vdistill.data.talking_clip import TalkClip
 from vdistill.data.talking_manifest import TalkItem, read_manifest
 
 RULE = TalkRule(frames=9, stride=8, shape=Bucket(32, 32))
+SPEECH = Path(vdistill.__file__).parent / "assets/talker_speech/espeak-en-f1.ogg"
 Row = dict[str, Any]
 Encode = Callable[..., Path]
 
@@ -324,7 +326,7 @@ def test_several_speakers_have_each_their_track_and_mask(studio: Studio) -> None
     Image.fromarray((~left * 255).astype(np.uint8)).save(studio.root / "right.png")
     speakers = [
         {"id": "l", "mask": studio.masks("left.npz", mask=left), "audio": studio.sound("l.wav", tone(1.28))},
-        {"id": "r", "mask": "right.png", "audio": studio.sound("r.wav", tone(1.28, hertz=200))},
+        {"id": "r", "mask": "right.png", "audio": studio.sound("r.wav", np.zeros(20_480, np.float32))},  # listens
     ]
     row = studio.row(video=studio.video("duo.mkv", size=(96, 48)), faces=2, speakers=speakers)
     clip = data(studio, row, rule=TalkRule(9, 8, Bucket(64, 32))).clip(0)
@@ -442,11 +444,12 @@ def test_an_epoch_holds_every_clip_once_and_goes_on_anywhere(studio: Studio) -> 
 
 def test_a_real_talking_head_with_speech_beside_it(studio: Studio, real: dict[str, Path]) -> None:
     (studio.root / "phone.mp4").write_bytes(real["phone"].read_bytes())
-    speech = tone(6.0) * np.sin(np.arange(96_000) / 3000).astype(np.float32)
-    row = {"id": "phone", "video": "phone.mp4", "audio": studio.sound("speech.wav", speech), "bbox": [40, 20, 136, 132]}
+    (studio.root / SPEECH.name).write_bytes(SPEECH.read_bytes())
+    row = {"id": "phone", "video": "phone.mp4", "audio": SPEECH.name, "bbox": [40, 20, 136, 132]}
     made = data(studio, row, rule=TalkRule(65, 64, Bucket(64, 64)))
     clip = made.clip(0)
     assert clip.frames.shape == (3, 65, 64, 64) and clip.sound.shape == (640 * 65,)
     assert float(clip.frames.std()) > 0.2 and float((clip.frames[:, 1:] - clip.frames[:, :-1]).abs().mean()) > 0.002
     batch = made.batch([0])
+    assert float(clip.sound.abs().max()) > 0.1 and clip.valid.all()
     assert batch.keys == ("phone@0.00",) and batch.x.shape == (1, 3, 65, 64, 64)

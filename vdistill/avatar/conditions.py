@@ -56,9 +56,9 @@ class Conditions:
             raise UserError(f"valid {[*on.shape]} for {batch} clips of {frames} frames", "avatar conditions")
         along = {"audio": self.windows(features), "audio.on": present(on, self.windows).to(features.device)}
         fields = {"ref": reference, "ref.on": torch.ones(batch, device=reference.device)}
-        base = text or Cond()
+        base, null = text or Cond(), {k: v.to(features.device) for k, v in NULL.items()}
         return replace(
-            base, fields={**base.fields, **fields}, along={**base.along, **along}, null={**base.null, **NULL}
+            base, fields={**base.fields, **fields}, along={**base.along, **along}, null={**base.null, **null}
         )
 
     def several(

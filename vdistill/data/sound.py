@@ -26,7 +26,7 @@ RATE = 16_000
 RATES = range(8_000, 96_001)  # Hz, of what is read
 SOUNDS = "wav,w64,mp3,flac,aac,aiff,au,caf,amr,ac3,eac3"
 STRICT = {"wav", "w64", "flac", "aiff", "caf", "au", "mov"}  # containers whose header says how long the sound is
-SILENT = 1e-4  # peak below which there is nothing to hear, -80 dB
+SILENT = 1e-3  # peak below which there is no speech, -60 dB
 FULL, CLIPPED = 0.999, 0.001  # of full scale; share of samples there
 OFFSET = 0.02  # of the mean
 
@@ -133,7 +133,8 @@ def _decode(path: Path, seconds: float, begin: Fraction | None) -> tuple[int, in
         lost = told - heard / rate
         if begin is None and STRICT & set(container.format.name.split(",")) and lost > 0.1 + 0.01 * told:
             raise BadMedia(f"is truncated: {heard / rate:.2f} s of {told:.2f} s", path.name, "copy it again")
-        check_end(container, stream, heard / rate, path)
+        late = begin if begin is not None else (stream.start_time or 0) * (stream.time_base or 0)
+        check_end(container, stream, heard / rate + float(late), path)
         if not parts:
             raise BadMedia("holds no sound", path.name)
         return rate, channels, np.concatenate(parts)

@@ -71,7 +71,11 @@ def check(item: TalkItem, rule: TalkRule) -> Checked:
     with about("video", item.id, item.video.name):
         count, shown, size, begin, aspect = _look(item, rule, remarks)
     _check_faces(item)
-    heard = min(_check_sound(item, path, rule, shown, begin, remarks) for path in tracks(item))
+    heard = [_check_sound(item, path, rule, shown, begin, remarks) for path in dict.fromkeys(tracks(item))]
+    if all(silent for _, silent in heard):
+        name = tracks(item)[0].name
+        raise DataError("silent", "nothing is to be heard in its sound", item.id, name, "drop it")
+    end_of_sound = min(count for count, _ in heard)
     first, end = math.ceil(item.start * FPS), min(shown, math.floor(min(item.end, 1e9) * FPS))
     if end - first < rule.frames:
         what = f"{max(0, end - first)} frames at {FPS} a second, need {rule.frames}"
@@ -83,10 +87,10 @@ def check(item: TalkItem, rule: TalkRule) -> Checked:
             face = read_face(item.image, rule.shape, grow=rule.grow)
         if face.remarks:
             raise DataError("image", face.remarks[0], item.id, item.image.name, "mend it")
-    starts = tuple(s for s in range(first, end - rule.frames + 1, rule.stride) if s < heard)
+    starts = tuple(s for s in range(first, end - rule.frames + 1, rule.stride) if s < end_of_sound)
     if not starts:
-        raise DataError("audio", f"its sound ends at {heard / FPS:.2f} s, before its first clip", item.id)
-    return Checked(item, count, (first, end), heard, starts, tuple(remarks))
+        raise DataError("audio", f"its sound ends at {end_of_sound / FPS:.2f} s, before its first clip", item.id)
+    return Checked(item, count, (first, end), end_of_sound, starts, tuple(remarks))
 
 
 def tracks(item: TalkItem) -> list[Path]:
@@ -150,13 +154,13 @@ def _look(item: TalkItem, rule: TalkRule, remarks: list[str]) -> tuple[int, int,
     return count, shown, (width, height), begin, first.shown
 
 
-def _check_sound(item: TalkItem, path: Path, rule: TalkRule, shown: int, begin: Fraction, remarks: list[str]) -> int:
-    """How many of the video's frames have sound."""
+def _check_sound(
+    item: TalkItem, path: Path, rule: TalkRule, shown: int, begin: Fraction, remarks: list[str]
+) -> tuple[int, bool]:
+    """(how many of the video's frames have sound, whether it is silent)."""
     with about("audio", item.id, path.name):
         sound = sound_of(path, item, rule, begin)
     for remark in sound.remarks:
-        if remark.kind == "silent":
-            raise DataError("silent", "nothing is to be heard in its sound", item.id, path.name, "drop it")
         if remark.kind == "clipped" and remark.share > rule.clipped:
             what = f"{remark.share:.1%} of its samples are at full scale, more than {rule.clipped:.0%}"
             raise DataError("clipped", what, item.id, path.name, "record it lower")
@@ -168,7 +172,7 @@ def _check_sound(item: TalkItem, path: Path, rule: TalkRule, shown: int, begin: 
         remarks.append(f"its sound is {more / FPS:.2f} s longer than its picture; the rest is cut off")
     if -more > rule.tolerance:
         remarks.append(f"its sound is {-more / FPS:.2f} s shorter than its picture; silence follows, marked as none")
-    return min(have, shown)
+    return min(have, shown), any(remark.kind == "silent" for remark in sound.remarks)
 
 
 def _check_faces(item: TalkItem) -> None:
