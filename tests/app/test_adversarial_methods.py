@@ -117,6 +117,13 @@ def test_a_stage_of_progressive_distillation_is_the_teacher_of_the_next(teacher:
     assert open_model(tmp_path / "one").times == (1.0,)
 
 
+def test_a_few_step_teacher_is_asked_at_its_own_times_alone(teacher: Path, tmp_path: Path) -> None:
+    train(toy(teacher, "halving", steps=1), tmp_path / "two")
+    given = said(tmp_path / "two", "halving", steps=1)
+    with pytest.raises(UserError, match=r"method.substeps.*t = 0.955.*steps: 1, substeps: 2"):
+        build(Config.model_validate(given))
+
+
 def test_a_student_goes_on_from_another_runs_while_the_teacher_stays(teacher: Path, tmp_path: Path) -> None:
     train(toy(teacher, "osv_1"), tmp_path / "first")
     given = said(teacher, "osv_2")
@@ -191,7 +198,8 @@ def test_a_recipes_tiny_twin_trains_to_the_end(name: str, tmp_path: Path, monkey
     path, sets = f"configs/video/shapes_{name}_tiny.yaml", []
     if name == "diffusion2gan":
         asked = ["--count", "4", "--keep", "pairs", "--steps", "4", "--guidance", "2"]
-        assert main(["bank", path, "--out", str(tmp_path / "pairs"), *asked]) == 0
+        of = "configs/video/shapes_lcm_tiny.yaml"
+        assert main(["bank", of, "--out", str(tmp_path / "pairs"), *asked]) == 0
         sets = ["--set", f"data.path={tmp_path / 'pairs'}"]
     assert main(["train", path, "--out", str(tmp_path / "run"), *sets]) == 0
     assert open_model(tmp_path / "run").times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from vdistill.core.sampling import Deterministic
 from vdistill.core.schedule import Schedule
 from vdistill.core.solvers import advance, solve
 from vdistill.core.step import Loss
+from vdistill.discriminators.look import Whole
+from vdistill.discriminators.pair import Pair
 from vdistill.methods.progressive import Progressive, ProgressiveConfig, between
 
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1)
@@ -83,7 +86,7 @@ class Listening:
     """A judge that remembers what it is shown, with a weight to train."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.module, self.heard = name, nn.Linear(1, 1), list[tuple[Tensor, ...]]()
+        self.name, self.module, self.heard = name, nn.Linear(1, 1), list[Any]()
 
     def student(self, *told: Any) -> Loss:
         self.heard.append(told)
@@ -124,3 +127,37 @@ def test_the_judge_of_pairs_speaks_first_and_then_the_one_of_ends_alone() -> Non
     assert all(p.grad is None for p in method.learners["student"].parameters())
     assert set(method.learners["critic"].keys()) == {"pair", "gan"}  # type: ignore[operator]
     assert [method.turn(step) for step in (0, 1)] == [("student", "critic"), ("critic",)]
+
+
+class Near(nn.Module):
+    """How near the end of a step is to slope x_t + shift, or, without the beginning, its square."""
+
+    def __init__(self, slope: float, shift: float) -> None:
+        super().__init__()
+        self.slope, self.shift = slope, shift
+
+    def forward(self, seen: Sequence[Tensor], times: Tensor, cond: Cond) -> Tensor:
+        if seen[0].shape[1] == 1:
+            return seen[0][:, :, 0].square()
+        start, end = seen[0].unbind(1)
+        return -(end - self.slope * start - self.shift).abs()
+
+
+def test_a_step_to_the_mirror_image_is_seen_by_the_judge_of_pairs_and_forgiven_by_the_other() -> None:
+    """Both students give x_s the teacher's law; only one of them gives each x_t the teacher's x_s."""
+    t, s, n = torch.full((2,), 0.6).double(), torch.zeros(2).double(), 20000
+    low, high = solve(G1, ENDS, between(RF, (0.6, 0.0), 2)[0], Cond()).flatten().tolist()
+    slope, middle = high - low, 0.4 * 0.7  # x_t has mean (1 - t) mu
+    gaps: list[list[float]] = []
+    for sign in (1, -1):
+        net = affine(0.6).double()
+        ends = low + slope * (middle + sign * (ENDS - middle))
+        with torch.no_grad():
+            net.net.a[0], net.net.b[0] = slope_and_shift(implied_x0(RF, ENDS, ends, t, s))
+        pair, alone = Pair(Whole(), Near(slope, low), kind="wgan"), Pair(Whole(), Near(0, 0), kind="wgan", before=False)
+        cfg = ProgressiveConfig(distance=0.0, relax=1)
+        method = Progressive(cfg, G1, net, {"student": net}, (0.6,), (pair, alone))
+        batch = doubled(batch_of(G1, n))
+        gaps.append([method.loss("critic", batch, Rng(0, k)).parts["logit_gap"].item() for k in (0, 1)])
+    assert max(map(abs, gaps[0])) < 1e-6
+    assert gaps[1][0] > 0.3 and abs(gaps[1][1]) < 0.02

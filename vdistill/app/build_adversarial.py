@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
+from ..core.errors import UserError
 from ..core.inputs import Inputs, Mixed, Noised
 from ..core.losses.regression import l1, l2, pseudo_huber
 from ..core.rng import Rng
@@ -72,7 +73,9 @@ def judged_method(
     teacher = guided(roles.teacher, guided_by, m.scale, config.train.guidance_batch)
     student, modules = roles.denoisers["student"], roles.modules
     if isinstance(m, MethodProgressive):
-        return progressive(m, teacher, roles, times, evidence), Straight(times)
+        method = progressive(m, teacher, roles, times, evidence)
+        check_times(family, method)
+        return method, Straight(times)
     balance: Balance = GradientRatio(m.judge.share) if m.judge else added
     more: dict[str, Any] = {"balance": balance, "each": m.watch_per_student}
     if isinstance(m, MethodRegression):
@@ -101,6 +104,18 @@ def progressive(
     distance = (0.0 if judges else 1.0) if m.distance is None else m.distance
     own = ProgressiveConfig(m.substeps, "flow", m.floor, distance, m.relax or 0, m.watch_per_student)
     return Progressive(own, teacher, roles.denoisers["student"], roles.modules, times, judges)
+
+
+def check_times(family: AnyFamily, method: Progressive) -> None:
+    """UserError where a few-step teacher would be asked at times it was not trained at."""
+    own = family.times if isinstance(family, StockFamily) else None
+    if own is None:
+        return
+    for t in method.table[:, :-1].flatten().tolist():
+        if min(abs(t - each) for each in own) > 1e-6:
+            shown = [round(each, 3) for each in own]
+            said = f"asks the teacher at t = {t:.3g}, and it is a student of times {shown}"
+            raise UserError(said, "method.substeps", f"say steps: {max(1, len(own) // 2)}, substeps: 2, and no times")
 
 
 def regression(m: MethodRegression, teacher: Denoiser, roles: Roles) -> Aim:
