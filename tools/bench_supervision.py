@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,27 @@ def at_points(
     return found
 
 
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as Markdown, means over seeds; identity against "teacher-only" of the same seeds in brackets."""
+    lines = [
+        "| row | seeds | " + " | ".join(f"{p}: pcc / identity / jitter / motion" for p in POINTS) + " |",
+        "|---|---|---|---|",
+    ]
+    base = {r["seed"]: r for r in found if r["row"] == "teacher-only"}
+    for name in dict.fromkeys(r["row"] for r in found):
+        own = [r for r in found if r["row"] == name]
+        cells = []
+        for point in POINTS:
+            mean = {k: sum(r[point][k] for r in own) / len(own) for k in own[0][point]}
+            known = [base[r["seed"]][point]["identity"] for r in own if r["seed"] in base]
+            change = f" ({mean['identity'] * len(known) / sum(known) - 1:+.0%})" if len(known) == len(own) else ""
+            cells.append(
+                f"{mean['pcc']:.3f} / {mean['identity']:.3f}{change} / {mean['jitter']:.3f} / {mean['motion']:.2f}"
+            )
+        lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -214,6 +235,7 @@ def main() -> None:
             begun = time.perf_counter()
             net = student_of(world, teacher, rows()[name], args.steps, seed)
             note(name, seed, begun, at_points(world, net, rows()[name].quality))
+    print(table(said["rows"]))
 
 
 if __name__ == "__main__":

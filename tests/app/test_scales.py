@@ -12,6 +12,7 @@ from toys import same_tensors, tiny_family
 
 from vdistill.app.build import build
 from vdistill.app.build_scales import told_student
+from vdistill.app.cli import main
 from vdistill.app.models import open_model
 from vdistill.app.schema import Config
 from vdistill.app.train import train
@@ -158,3 +159,18 @@ def test_steps_are_distilled_from_a_student_of_one_pass_that_is_told_the_scales(
     other = {**second, "scales": {**SCALES, "quality": True}}
     with pytest.raises(UserError, match="was taught scales of text"):
         build(Config.model_validate(other))
+
+
+def test_an_exported_student_keeps_its_tokens_and_a_lora_file_would_lose_them(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = said(teacher, "mixed", scope={"name": "lora", "rank": 2}, train={"steps": 1, "batch": 2})
+    train(Config.model_validate(lora), tmp_path / "run")
+    assert main(["export", str(tmp_path / "run"), "--to", "diffusers", str(tmp_path / "out")]) == 0
+    assert "told by tokens" in capsys.readouterr().err
+    ours, back = (open_model(tmp_path / name) for name in ("run", "out"))
+    x, t, cond = torch.randn(1, *ours.codec.shape(5, 16, 16)), torch.tensor([0.7]), ours.text(["a red square"])
+    with torch.no_grad():
+        assert torch.equal(told_student(ours, ours.net).x0(x, t, cond), told_student(back, back.net).x0(x, t, cond))
+    assert main(["export", str(tmp_path / "run"), "--to", "lora", str(tmp_path / "small")]) == 2
+    assert "does not fit into a LoRA file" in capsys.readouterr().err

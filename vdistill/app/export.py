@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.scope import AdapterWeights
+from ..families.guidance_tokens import SIZES as TOKENS
 from ..families.lora_file import LORA_FILE
 from ..families.stock import GUIDANCE_FILE
 from .about import About, about
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(scratch, ignore_errors=True)
     print(out)
     print(f"see {out / 'README.md'} for how to run it", file=sys.stderr)
+    if (out / TOKENS).is_file():
+        print("its scales are told by tokens, which only vdistill reads: use vdistill sample", file=sys.stderr)
     return 0
 
 
@@ -77,7 +80,8 @@ def export_lora(source: Path, out: Path) -> None:
     """The adapter alone, and the few-step scheduler it was trained for."""
     if not (source / LORA_FILE).is_file():
         raise UserError("this model was not trained as an adapter", str(source), "use --to diffusers")
-    if (source / GUIDANCE_FILE).is_file() or hollow_model(source).network_of().scale_module() is not None:
+    told = (source / GUIDANCE_FILE).is_file() or (source / TOKENS).is_file()
+    if told or hollow_model(source).network_of().scale_module() is not None:
         raise UserError(
             "an adapter with a guidance input does not fit into a LoRA file", str(source), "use --to diffusers"
         )
