@@ -29,12 +29,13 @@ class Window:
     region: str | None = None
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
-        weight = torch.ones(len(x), *x.shape[2:], device=x.device)
+        t, h, w = x.shape[2:]
+        weight = torch.ones(len(x), t, h, w, device=x.device)
         if self.last is not None:
-            weight[:, : max(0, x.shape[2] - self.last)] = 0
+            weight[:, : max(0, t - self.last)] = 0
         mask = None if self.region is None else region_of(batch, self.region)
         if mask is not None:
-            weight = weight * adaptive_avg_pool3d(mask.float(), weight.shape[1:])
+            weight = weight * adaptive_avg_pool3d(mask.float(), (t, h, w))
         return torch.cat([adaptive_avg_pool3d(weight, grid).flatten(1) for grid in self.grids(x.shape)], 1)
 
 
