@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vdistill.core.errors import UserError
-from vdistill.eval.aperture import INNER, aperture, crosstalk, lower_face, mouth_shape
+from vdistill.eval.aperture import INNER, aperture, crosstalk, lower_face, mouth_shape, side_by_side
 
 SKIN = (0.9, 0.7, 0.6)
 
@@ -40,26 +40,44 @@ def test_a_wider_mouth_is_wider_and_a_rounder_one_rounder() -> None:
     assert narrow[2] > 1.9 * wide[2]
 
 
-def two(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.cat([face(left), face(right)], -1)
-    region = torch.zeros(1, 1, 64, 128)
-    region[..., :64] = 1
-    return x, region, 1 - region
+SPEAKING, SILENT = torch.tensor([0, 4, 2, 6, 0, 4]), torch.tensor([2] * 6)
+LEFT_SPEAKS = torch.tensor([[[1.0] * 6, [0.0] * 6]])
+
+
+def two(left: Tensor, right: Tensor) -> Tensor:
+    return torch.cat([face(left), face(right)], -1)
 
 
 def test_a_silent_face_beside_a_speaking_one_has_no_crosstalk() -> None:
-    speaking, silent = torch.tensor([0, 4, 2, 6, 0, 4]), torch.tensor([2] * 6)
-    x, left, right = two(speaking, silent)
-    assert crosstalk(x, silent=right, active=left) < 1e-8
-    assert crosstalk(x, silent=left, active=right) > 1e6
+    x, regions = two(SPEAKING, SILENT), side_by_side(64, 128)
+    assert crosstalk(x, regions, LEFT_SPEAKS, rim=0) < 1e-8
+    assert crosstalk(x, regions, LEFT_SPEAKS.flip(1), rim=0) > 1e6
+    assert torch.equal(regions[0, 0, 0, :, :64], lower_face(64, 64)[0, 0])
 
 
 def test_swapped_faces_swap_their_energies() -> None:
-    a, b = torch.tensor([0, 4, 2, 6, 0, 4]), torch.tensor([2, 3, 2, 2, 3, 2])
-    x, left, right = two(a, b)
-    y, _, _ = two(b, a)
-    assert torch.allclose(crosstalk(x, right, left), crosstalk(y, left, right))
-    assert 0.01 < float(crosstalk(x, right, left)) < 0.1
+    murmurs, regions = torch.tensor([2, 3, 2, 2, 3, 2]), side_by_side(64, 128)
+    found = crosstalk(two(SPEAKING, murmurs), regions, LEFT_SPEAKS, rim=0)
+    assert torch.allclose(found, crosstalk(two(murmurs, SPEAKING), regions, LEFT_SPEAKS.flip(1), rim=0))
+    ratio = murmurs.float().var(correction=0) / SPEAKING.float().var(correction=0)
+    assert torch.allclose(found, ratio[None], rtol=1e-3)
+
+
+def test_who_takes_turns_is_silent_between_them_and_the_changes_do_not_count() -> None:
+    still = torch.full((12,), 2)
+    first = torch.cat([SPEAKING, SPEAKING, still])
+    turns = torch.tensor([[[1.0] * 12 + [0.0] * 12, [0.0] * 12 + [1.0] * 12]])
+    regions = side_by_side(64, 128)
+    assert crosstalk(two(first, first.flip(0)), regions, turns) < 1e-8
+    early = first.clone()
+    early[12:14] = 5  # closes two frames after its turn
+    assert crosstalk(two(early, first.flip(0)), regions, turns) < 1e-8
+    assert crosstalk(two(early, first.flip(0)), regions, turns, rim=0) > 0.1
+
+
+def test_a_clip_without_a_silent_face_has_no_crosstalk_to_measure() -> None:
+    with pytest.raises(UserError, match="nobody is silent"):
+        crosstalk(two(SPEAKING, SPEAKING), side_by_side(64, 128), torch.ones(1, 2, 6))
 
 
 def test_a_region_of_another_size_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
-from vdistill.eval.aperture import INNER
+from vdistill.eval.aperture import INNER, side_by_side
 from vdistill.eval.talking import Truth, colour_slope, ends, jerk, jitter, motion, seconds, talking_scores
 
 KEYS = {"sync_pcc", "sync_d", "sync_c", "offset", "identity_error", "jitter", "motion", "aperture", "crosstalk"}
@@ -75,14 +75,14 @@ def test_a_mouth_given_as_a_mask_is_left_out_wherever_it_moves() -> None:
 def test_the_keys_of_a_duo_and_of_a_network() -> None:
     opening = speech(2, 40)
     x = torch.cat([drawn(opening), drawn(torch.full_like(opening, 0.3))], -1)
-    left, right = torch.zeros(1, 1, 32, 64), torch.zeros(1, 1, 32, 64)
-    left[..., :32], right[..., 32:] = 1, 1
+    regions, turns = side_by_side(32, 64), torch.tensor([[[1.0], [0.0]]]).expand(1, 2, 40)
     vectors = Rng(0).normal("v", (2, 36, 8))
-    truth = Truth(opening, left, (right, left), lambda x: torch.zeros(len(x)), lambda x: (vectors, vectors))
+    left, right = regions[:, 0], regions[:, 1]
+    truth = Truth(opening, left, (regions, turns), lambda x: torch.zeros(len(x)), lambda x: (vectors, vectors))
     found = talking_scores(x, truth)
     assert set(found) == KEYS | {"net_d", "net_c", "net_offset"}
     assert found["crosstalk"] < 1e-8 and found["net_d"] == found["net_offset"] == 0
-    swapped = talking_scores(x, replace(truth, mouth=right, duo=(left, right)))
+    swapped = talking_scores(x, replace(truth, mouth=right, turns=(regions, turns.flip(1))))
     assert swapped["crosstalk"] > 1e6 and abs(swapped["sync_pcc"]) < 0.3 < 0.9 < found["sync_pcc"]
 
 

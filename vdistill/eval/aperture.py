@@ -65,16 +65,39 @@ def mouth_shape(x: Tensor, region: Tensor | None = None, inner: Sequence[float] 
     return torch.stack([m.mean((-1, -2)), width, deviation(down) / width.clamp(min=1e-3)], -1)
 
 
-def energy(x: Tensor, region: Tensor | None = None, inner: Sequence[float] = INNER) -> Tensor:
-    """[B]: variance of the aperture over time, how much this face talks."""
-    return aperture(x, region, inner).var(1, correction=0)
+def side_by_side(height: int, width: int, count: int = 2) -> Tensor:
+    """Regions [1, count, 1, H, W] of the mouths of so many centred faces next to each other."""
+    each, regions = width // count, torch.zeros(1, count, 1, height, width)
+    for n in range(count):
+        regions[0, n, 0, :, n * each : (n + 1) * each] = lower_face(height, each)[0, 0]
+    return regions
 
 
-def crosstalk(x: Tensor, silent: Tensor, active: Tensor, inner: Sequence[float] = INNER) -> Tensor:
-    """[B]: aperture energy of the face that should be silent over that of the one that speaks; 0 is none, 1 all.
+def crosstalk(x: Tensor, regions: Tensor, active: Tensor, inner: Sequence[float] = INNER, rim: int = 3) -> Tensor:
+    """[B]: aperture energy of faces while they should be silent over that while they speak; 0 is none, 1 all.
 
-    silent, active: regions [B or 1, T or 1, H, W]. Each is first divided by its mean, so a larger face talks no more.
-    Infinite where the active face does not move at all and the silent one does; 0 where neither does.
+    regions: [B or 1, S, T or 1, H, W], of each of S faces; active: [B or 1, S, T], above 0.5 where it is its turn.
+    Energy is the variance over time of a face's own frames of one kind, mean over the faces that have such frames;
+    `rim` frames at each change of turns do not count, as mouths open before and close after. UserError where in a clip
+    nobody ever speaks or nobody is ever silent.
     """
-    quiet, loud = (energy(x, r, inner) / r.float().mean().clamp(min=1e-6).square() for r in (silent, active))
+    open_ = torch.stack([aperture(x, region, inner) for region in regions.unbind(1)], 1)  # [B, S, T]
+    speaks = (active > 0.5).to(open_).expand_as(open_)
+    kinds = [_inside(speaks, rim), _inside(1 - speaks, rim)]
+    if any((kind.sum((1, 2)) < 2).any() for kind in kinds):
+        raise UserError("a clip in which nobody speaks, or nobody is silent", "crosstalk", "give the turns of speakers")
+    loud, quiet = (_energy(open_, kind) for kind in kinds)
     return torch.where(quiet == 0, torch.zeros_like(quiet), quiet / loud)
+
+
+def _inside(kind: Tensor, rim: int) -> Tensor:
+    """[B, S, T] without the frames that have another kind within `rim`."""
+    return -torch.nn.functional.max_pool1d(-kind, 2 * rim + 1, 1, rim)
+
+
+def _energy(open_: Tensor, kind: Tensor) -> Tensor:
+    """[B]: variance over the frames of a kind, mean over the faces that have them."""
+    count = kind.sum(2)
+    mean = (open_ * kind).sum(2) / count.clamp(min=1)
+    each = ((open_ - mean[..., None]).square() * kind).sum(2) / count.clamp(min=1)
+    return (each * (count > 0)).sum(1) / (count > 0).sum(1)

@@ -22,14 +22,15 @@ FPS = 25.0
 @dataclass(frozen=True)
 class Truth:
     """What is known of clips. opening: [B, T], how far the mouth should be open; mouth: [B or 1, T or 1, H, W] in
-    [0, 1], where it is (default: one centred face); duo: (silent, active) regions of two faces; identity:
-    clips -> [B], the error of who is seen (identity_error.py); vectors: clips -> what a sync network sees and hears of
-    every window, [B, N, D] each; inner: rgb of the inside of a mouth.
+    [0, 1], where it is (default: one centred face); turns: regions [B or 1, S, T or 1, H, W] of several faces and whose
+    turn it is, [B or 1, S, T] (`aperture.crosstalk`); identity: clips -> [B], the error of who is seen
+    (`identity_error.of_clips`); vectors: clips -> what a sync network sees and hears of every window, [B, N, D] each;
+    inner: rgb of the inside of a mouth.
     """
 
     opening: Tensor
     mouth: Tensor | None = None
-    duo: tuple[Tensor, Tensor] | None = None
+    turns: tuple[Tensor, Tensor] | None = None
     identity: Callable[[Tensor], Tensor] | None = None
     vectors: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     inner: Sequence[float] = INNER
@@ -52,8 +53,8 @@ def talking_scores(x: Tensor, truth: Truth) -> dict[str, float]:
     found["jitter"] = float(jitter(x, truth.mouth).mean())
     found["motion"] = float(motion(x, truth.mouth).mean())
     found["aperture"] = float(open_.mean())
-    if truth.duo is not None:
-        found["crosstalk"] = float(crosstalk(x, *truth.duo, truth.inner).mean())
+    if truth.turns is not None:
+        found["crosstalk"] = float(crosstalk(x, *truth.turns, truth.inner).mean())
     if truth.vectors is not None:
         found |= best(distances(*truth.vectors(x))).means("net_")
     return found
