@@ -19,11 +19,12 @@ from ..data.prompts import PromptData, read_prompts
 from ..families.analytic_family import AnalyticFamily, AnalyticSource
 from ..families.stock import StockFamily
 from ..worlds.source import ShapesSource
-from .build_avatar import talker_source
+from .build_avatar import conditions_of, talker_source
 from .build_family import AnyFamily, world_of
 from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
-from .schema_avatar import DataTalker
+from .schema_avatar import DataTalker, DataTalking
 from .schema_family import FamilyAnalytic
+from .talking_source import talking_data
 
 
 def make_source(config: Config, family: AnyFamily, world: int = 1) -> Source:
@@ -47,6 +48,11 @@ def source_of(config: Config, family: StockFamily, d: Data, micro: int) -> Sourc
         return ShapesSource(world_of(d), family.codec, family.text, train.batch, micro, d.images, config.seed, first)
     if isinstance(d, DataTalker):
         return talker_source(family, d, train.batch, config.seed)
+    if isinstance(d, DataTalking):
+        assert not isinstance(config.family, FamilyAnalytic)
+        heard, text = conditions_of(family), RememberedText(family.text)
+        own = talking_data(d, config.family.clip, family.codec, heard, text, config.seed)
+        return Feed(own, train.batch, micro, config.seed)
     if isinstance(d, DataPrompts) and Path(d.path).is_file():
         assert not isinstance(config.family, FamilyAnalytic)
         refuse_without_images(family, d.path)

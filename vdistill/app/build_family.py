@@ -25,8 +25,9 @@ from ..worlds.shapes import Shapes
 from .build_avatar import CAPTIONS, with_adapters
 from .models import open_model, random_model
 from .schema import Config, Data, DataBank, DataLatents, DataMedia, DataMix, DataPrompts, DataShapes
-from .schema_avatar import DataTalker
+from .schema_avatar import DataTalker, DataTalking
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
+from .talking_source import talking_captions
 from .texts import remember_texts
 
 AnyFamily = StockFamily | AnalyticFamily
@@ -118,6 +119,8 @@ def captions_of(d: Data) -> Sequence[str]:
         return open_data(d.path, lambda captions: Cond()).captions()
     if isinstance(d, DataTalker):
         return CAPTIONS
+    if isinstance(d, DataTalking):
+        return talking_captions(d)
     world = replace(world_of(d), split="train") if isinstance(d, DataShapes) else Shapes()
     return [world.caption(i) for i in range(VOCABULARY)]
 

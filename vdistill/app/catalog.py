@@ -69,6 +69,7 @@ METHODS = {
 DATA = {
     "shapes": "vdistill.worlds.source:ShapesSource",
     "talker": "vdistill.app.talker_source:TalkerSource",
+    "talking": "vdistill.data.talking:TalkingData",
     "latents": "vdistill.data.latents:LatentData",
     "prompts": "vdistill.data.prompts:PromptData",
     "media": "vdistill.data.on_the_fly:MediaData",

@@ -44,7 +44,9 @@ def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
     family, data, method = config.family, config.data, config.method
     if data.name != "bank" and (family.name == "analytic") != (data.name == "analytic"):
         other = (
-            "analytic does" if family.name == "analytic" else "shapes, talker, latents, media, mix, bank, prompts do"
+            "analytic does"
+            if family.name == "analytic"
+            else "shapes, talker, talking, latents, media, mix, bank, prompts do"
         )
         yield "data.name", f"{data.name} does not go with family {family.name}; {other}"
     if isinstance(family, FamilyTiny) and family.path is None:
@@ -129,7 +131,7 @@ def conditions(config: Config) -> tuple[str, ...]:
     read: tuple[str, ...] = ()
     if family.adapters is not None:
         read = ("ref", "audio") if family.adapters.ref else ("audio",)
-    elif family.path is not None and config.data.name == "talker":  # a folder that opens with its adapters
+    elif family.path is not None and config.data.name in ("talker", "talking"):  # a folder that opens with its adapters
         read = ("ref", "audio")
     return GUIDED.get(family.name, ("text",)) + read
 

@@ -20,6 +20,7 @@ OF_SAMPLES = ("levels", "bands", "t_min", "t_max", "time_mean", "anchor", "featu
 CLIPS_HAVE = {
     "shapes": (("text",), ()),
     "talker": (("text", "audio", "ref"), ("face", "lip", "person")),
+    "talking": (("text", "audio", "ref"), ("face", "lip", "person")),
 }
 """World -> (conditions, regions) of its clips; what other data has is seen when it is opened."""
 ALONG = ("audio",)
@@ -74,6 +75,8 @@ def _what_it_looks_at(config: Config, judge: Judge) -> Iterator[tuple[str, str]]
         yield "method.judge.feature_matching", f"kind: {judge.kind} has no features of a network; say kind: tokens"
     if judge.mismatched and not (tokens or judge.text or judge.condition):
         yield "method.judge.mismatched", f"kind: {judge.kind} does not see the text; say text: true"
+    if judge.kind == PIXELS and getattr(config.method, "divergence", "reverse_kl") != "reverse_kl":
+        yield "method.judge.kind", "pixels sees no noised clips, whose density ratio divergence needs; say latent"
     if judge.where is not None and tokens and config.family.name in (*UNEVEN, "analytic"):
         yield "method.judge.where", f"features of {config.family.name} have no even grid of places; say kind: latent"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .fits import misfits
-from .schema_avatar import DataTalker, Scales
+from .schema_avatar import DataTalker, DataTalking, Scales
 from .schema_causal import Causal
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 from .schema_method import Method
@@ -155,7 +155,7 @@ class Validation(Section):
 
 Family = Annotated[FamilyTiny | FamilyStock | FamilyAnalytic, Field(discriminator="name")]
 Data = Annotated[
-    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataBank | DataTalker | DataAnalytic,
+    DataShapes | DataLatents | DataPrompts | DataMedia | DataMix | DataBank | DataTalker | DataTalking | DataAnalytic,
     Field(discriminator="name"),
 ]
 Scope = Annotated[ScopeFull | ScopeLora, Field(discriminator="name")]

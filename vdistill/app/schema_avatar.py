@@ -1,4 +1,4 @@
-"""The parts of a config that make talking heads: adapters beside a stock network, and the talker world as data."""
+"""The parts of a config that make talking heads: adapters beside a stock network, and clips that talk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .section import Section, Share, fault, note
+from .section import REQUIRED, LocalPath, Section, Share, Words, fault, note
 
 Scales = dict[str, Annotated[float, Field(ge=0, le=100)]]
 
@@ -23,6 +23,25 @@ class AdaptersSpec(Section):
     ref: bool = note(True, "whether a reference image is read")
     near: bool = note(True, "whether the reference is also added where it lies")
     every: int = note(1, "each how many-th block reads them", "blocks", ge=1)
+
+
+class DataTalking(Section):
+    """The user's own talking clips at 25 frames a second, encoded while training; every item is checked first."""
+
+    name: Literal["talking"] = note("talking", "this data")
+    path: LocalPath = note(REQUIRED, "manifest, a .jsonl of one clip a line")
+    split: str = note("", "take only lines of this split, and those that name none")
+    stride: int | None = note(None, "from one clip of an item to the next; its length when left out", "frames", ge=1)
+    grow: float = note(1.4, "crop over face box", "times", ge=1, le=4)
+    masks: Words = note((), "masks each item must have: face, lip, person")
+    caption: str = note("a person speaks", "caption of items that say none")
+    policy: Literal["skip", "strict"] = note("skip", "of bad items: skip and list them, or stop at the first")
+    limit_bad: Share = note(0.05, "share of bad items that stops", "share")
+    clipped: Share = note(0.05, "share of samples at full scale above which sound is refused", "share")
+    tolerance: int = note(2, "by how much sound and picture may differ in length unsaid", "frames", ge=0)
+    max_seconds: float = note(600.0, "longest file taken", "seconds", gt=0)
+    out: str | None = note(None, "folder for bad_items.jsonl and what is known of each item; else beside the manifest")
+    workers: int = note(2, "items looked at side by side", "threads", ge=1, le=64)
 
 
 class DataTalker(Section):
