@@ -106,7 +106,7 @@ def test_damaged_takes_are_of_other_people_and_say_so() -> None:
     assert "quality" not in source()(0, 0).cond.fields
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_model_begins_as_the_same_model_without_adapters() -> None:
@@ -164,7 +164,7 @@ def test_halved_and_exported_it_is_nearly_the_same(tmp_path: Path, capsys: Any) 
     assert (a - b).abs().mean() < 0.05
 
 
-# -- sampling -----------------------------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------------------------
 
 
 def clips(family: Any, scales: dict[str, float] | None = None, drop: tuple[str, ...] = ()) -> Tensor:
@@ -197,7 +197,7 @@ def test_the_truth_measures_best() -> None:
     assert found["colour"] == 0 and found["sync"] > measured(shown, truth.flip(2))["sync"]
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

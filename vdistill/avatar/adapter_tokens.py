@@ -67,7 +67,7 @@ class ReferenceTokens(nn.Module):
     def forward(self, ref: Tensor, on: Tensor) -> Tensor:
         """on: [B], 1 or 0."""
         x = self.proj(ref.to(weight_dtype(self.proj)))
-        tokens = x.flatten(2).transpose(1, 2) + places(*x.shape[2:], x.shape[1], x.device).to(x.dtype)
+        tokens = x.flatten(2).transpose(1, 2) + places(x.shape[2], x.shape[3], x.shape[1], x.device).to(x.dtype)
         return torch.where(on.round()[:, None, None] == SPEAKS, self.norm(tokens), self.null)
 
     def nothing(self, count: int) -> Tensor:

@@ -98,6 +98,7 @@ class Adapters(nn.Module):
         layers = host.readers()
         stock = [layer.processor for layer in layers]
         for layer, readers, processor in zip(layers, self.blocks, stock, strict=True):
+            assert isinstance(readers, BlockReaders)
             layer.processor = Reading(processor, readers, told)
         hook = host.model.patch_embedding.register_forward_hook(self.placed(told.ref))
         try:
