@@ -77,6 +77,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{kind: pixels, images: docs}", {}, "docs: holds no config.json, so it is no transformers folder"),
     ("{kind: pixels, images: README.md}", {}, "README.md: is no TorchScript file"),
     ("{kind: pixels, images: 'https://x.org/dino'}", {}, "images: 'https://x.org/dino' is not a path on this machine"),
+    ("{kind: pixels}\n  divergence: jensen_shannon", {}, "pixels sees no noised clips, whose density ratio divergence"),
     ("{kind: pixels}", ANALYTIC, "is judged by kind: tokens"),
     ("{images: docs}", {}, "method.judge.images: belongs to kind: pixels; leave it out of kind: tokens"),
     ("{frames: 3}", {}, "method.judge.frames: belongs to kind: pixels"),

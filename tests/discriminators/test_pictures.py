@@ -18,7 +18,8 @@ from vdistill.core.rng import Rng
 from vdistill.core.times import Grid
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.augment import AUGMENTS
-from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.heads import CrossHeads, TokenHeads
+from vdistill.discriminators.penalties import Slope
 from vdistill.discriminators.perceptual import RandomFeatures
 from vdistill.discriminators.pictures import Pictures, of_images
 from vdistill.families.image_features import FolderFeatures, open_image_features, quarters
@@ -117,6 +118,24 @@ def test_a_folders_features_are_those_of_the_model_on_images_prepared_as_it_want
     assert (torch.autograd.grad(features(images)[1].square().sum(), images)[0] != 0).any()
     assert isinstance(features, FolderFeatures) and not any(p.requires_grad for p in features.model.parameters())
     assert open_image_features(str(dino)).layers == (0, 1, 2, 3) and quarters(12) == (2, 5, 8, 11)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("head", [TokenHeads, CrossHeads])
+def test_the_exact_slope_goes_through_decoder_image_model_and_head(head: type[nn.Module], dino: Path) -> None:
+    family = tiny_family()
+    batch = shapes_source(family)(0, 0)
+    torch.manual_seed(0)
+    judge = head([16], 8)
+    look = Pictures(family.codec.unclipped, open_image_features(str(dino), (1,)), 1)
+    term = Adversarial(look, RF, judge, 1.0, 1.0, "ns", Grid((0.0,)), penalties=(Slope(2.0),))
+    level = next(term._levels(batch.x, Rng(0)))
+    x = batch.x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(level.ask(x, batch.cond).mean(1).sum(), x)
+    want = slope.square().flatten(1).sum(1)
+    cost = Slope(2.0)(lambda each: level.ask(each, batch.cond), batch.x, level.ask(x, batch.cond), Rng(0))
+    assert torch.allclose(cost, want, rtol=1e-4) and (want > 0).all()
+    term.watch(batch.x + 0.1, batch, Rng(0)).total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in judge.parameters())
 
 
 class Script(nn.Module):
