@@ -17,7 +17,7 @@ MIDDLE = 0.03  # height of the face's middle
 EYES, BROWS, NOSE, MOUTH = -0.055, -0.135, 0.065, 0.195  # heights of the features
 OPEN = 0.068  # half height of a mouth that is wide open
 JAW = 0.035  # how far the chin goes down with it
-INSIDE, TEETH, TONGUE, FRAME = (0.28, 0.02, 0.05), (0.95, 0.94, 0.90), (0.78, 0.36, 0.38), (0.07, 0.07, 0.08)
+INSIDE, TEETH, TONGUE, FRAME = (0.20, 0.04, 0.05), (0.95, 0.94, 0.90), (0.78, 0.36, 0.38), (0.07, 0.07, 0.08)
 WHITE = (0.93, 0.92, 0.90)
 
 

@@ -20,7 +20,7 @@ from .damage import USUAL, check
 from .speech import FPS, HOP
 from .talker import Talker
 
-WORLD = 2  # raised whenever the same index draws another clip
+WORLD = 3  # raised whenever the same index draws another clip
 TRACKS = ("mouth", "blink", "pose", "box")  # stored as they are, one row a frame
 FACTS = ("person", "voice", "phonemes", "text", "damage", "key")
 
