@@ -105,6 +105,8 @@ def test_sound_that_begins_late_is_placed_by_the_clock_of_the_picture(tmp_path: 
     assert abs(read_sound(path).seconds - 0.5) < 0.01
     very = write_sound(tmp_path / "b.mkv", tone(0.5), late=3.0)
     assert abs(read_sound(very).seconds - 0.5) < 0.01 and abs(read_sound(very, begin=Fraction(0)).seconds - 3.5) < 0.01
+    with pytest.raises(BadMedia, match="100000 s of sound is longer than 600 s"):  # and no such silence is made
+        read_sound(write_sound(tmp_path / "c.mkv", tone(0.5), late=100_000.0), begin=Fraction(0))
     late = read_sound(path, begin=Fraction(0))
     assert abs(late.seconds - 0.75) < 0.01 and not late.samples[:3900].any()
     early = read_sound(path, begin=Fraction(1, 2))

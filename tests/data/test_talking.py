@@ -382,6 +382,14 @@ def test_more_than_a_twentieth_is_too_much_and_so_is_nothing_left(studio: Studio
         survey(studio.manifest(""), RULE)
 
 
+def test_what_was_mended_is_told_of_the_first_and_counted_of_the_others(studio: Studio) -> None:
+    video, sound, said = studio.video("v.mkv"), studio.sound("s.wav", rate=48_000), list[str]()
+    path = studio.manifest(*({"id": f"i{k}", "video": video, "audio": sound} for k in range(7)))
+    survey(path, RULE, say=said.append)
+    wanted = "sound of 48000 Hz and 1 channels became 16000 Hz and one"
+    assert said == [*(f"item i{k}: {wanted}" for k in range(5)), "2 items more were mended"]
+
+
 def test_an_id_is_used_once(studio: Studio) -> None:
     row = studio.row()
     found = survey(studio.manifest(row, row), RULE, Policy(max_bad=0.5), say=lambda line: None)

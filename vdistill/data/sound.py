@@ -125,7 +125,7 @@ def _decode(path: Path, seconds: float, begin: Fraction | None) -> tuple[int, in
         if told > seconds:
             raise _too_long(told, seconds, path)
         parts, heard = [], 0
-        for part in _placed(container, stream, rate, begin, path):
+        for part in _placed(container, stream, rate, begin, seconds, path):
             parts.append(part)
             heard += len(part)
             if heard > seconds * rate:
@@ -140,7 +140,9 @@ def _decode(path: Path, seconds: float, begin: Fraction | None) -> tuple[int, in
         return rate, channels, np.concatenate(parts)
 
 
-def _placed(container: Any, stream: Any, rate: int, begin: Fraction | None, path: Path) -> Iterator[np.ndarray]:
+def _placed(
+    container: Any, stream: Any, rate: int, begin: Fraction | None, seconds: float, path: Path
+) -> Iterator[np.ndarray]:
     """Mono parts in a row, with silence where the timestamps leave a gap of more than a hundredth of a second."""
     at: int | None = None  # samples since `begin` so far
     for frame in container.decode(stream):
@@ -153,6 +155,8 @@ def _placed(container: Any, stream: Any, rate: int, begin: Fraction | None, path
             start = moment if begin is None else begin
         if moment is not None and start is not None:
             place = round((moment - start) * rate)
+            if place > seconds * rate:
+                raise _too_long(place / rate, seconds, path)
             if place > at + rate // 100:
                 yield np.zeros(place - at, np.float32)
                 at = place

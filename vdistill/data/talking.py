@@ -27,6 +27,7 @@ from .talking_clip import TalkClip, read_clip
 from .talking_manifest import TalkItem, read_manifest
 
 CHECKED = "checked.jsonl"
+TOLD = 5  # items whose remarks are told
 Make = Callable[[Sequence[TalkClip]], Batch]
 """Clips -> what training takes: latents, features of the sound, conditions."""
 
@@ -69,10 +70,16 @@ def survey(
 
 
 def _remarked(found: Iterator[Checked | DataError], say: Callable[[str], None]) -> Iterator[Checked | DataError]:
+    """The same, of which the first items with remarks are told, and of the others how many there are."""
+    odd = 0
     for each in found:
-        for remark in each.remarks if isinstance(each, Checked) else ():
-            say(f"item {each.id if isinstance(each, DataError) else each.item.id}: {remark}")
+        if isinstance(each, Checked) and each.remarks:
+            odd += 1
+            if odd <= TOLD:
+                say(f"item {each.item.id}: {'; '.join(each.remarks)}")
         yield each
+    if odd > TOLD:
+        say(f"{odd - TOLD} items more were mended")
 
 
 class _Known:
