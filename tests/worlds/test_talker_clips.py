@@ -7,14 +7,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from vdistill.core.errors import UserError
+from vdistill.data.buckets import Bucket
+from vdistill.data.talking import survey
+from vdistill.data.talking_check import TalkRule
 from vdistill.worlds.talker import export, speech
 from vdistill.worlds.talker import sound as wave
 from vdistill.worlds.talker.clips import Clip
+from vdistill.worlds.talker.duo import Duo
 from vdistill.worlds.talker.pool import Pool
 from vdistill.worlds.talker.source import AWAY, Windows
 from vdistill.worlds.talker.talker import SPLITS, Talker
@@ -181,7 +186,7 @@ def test_windows_longer_than_clips_are_refused() -> None:
 def test_films_have_every_frame_and_their_sound_in_time(tmp_path: Path) -> None:
     clip = Talker("mq", 32, 50, damage=EVERY_FAULT_BUT_CODECS).clip(0)
     (line,) = export.write([clip], tmp_path, "mq")
-    assert json.loads((tmp_path / "manifest.jsonl").read_text()) == line
+    assert json.loads((tmp_path / "manifest.jsonl").read_text()) == json.loads(json.dumps(line))
     with av.open(str(tmp_path / str(line["video"]))) as container:
         assert sum(1 for _ in container.decode(video=0)) == 50 and container.streams.video[0].average_rate == 25
     exact = wave.decode(tmp_path / str(line["audio"]))
@@ -190,5 +195,17 @@ def test_films_have_every_frame_and_their_sound_in_time(tmp_path: Path) -> None:
     n = 2 * len(exact)
     lag = int(torch.fft.irfft(torch.fft.rfft(exact, n).conj() * torch.fft.rfft(film, n), n).argmax())
     assert min(lag, n - lag) < 80
-    x0, y0, x1, y1 = line["bbox"]  # type: ignore[misc]
-    assert 0 <= x0 < x1 <= 32 and 0 <= y0 < y1 <= 32
+    with np.load(tmp_path / str(line["masks"])) as kept:
+        assert np.allclose(kept["bbox"], clip.box, atol=1e-4)
+        assert np.abs(kept["lip"] / 255 - clip.masks["lip"].numpy()).max() < 0.003
+
+
+def test_films_of_one_and_of_two_are_fit_for_the_loader_of_real_clips(tmp_path: Path) -> None:
+    export.write([Talker("hq", 32, 30).clip(i) for i in (0, 1)], tmp_path / "one", "train")
+    rule = TalkRule(frames=17, stride=17, shape=Bucket(32, 32), masks=("face", "lip"))
+    found = survey(tmp_path / "one" / "manifest.jsonl", rule)
+    assert [each.count for each in found.items] == [30, 30] and found.bad == ()
+    assert all(not each.remarks for each in found.items)
+    export.write([Duo(32, 30).clip(0)], tmp_path / "two", "train")
+    found = survey(tmp_path / "two" / "manifest.jsonl", TalkRule(frames=17, stride=17, shape=Bucket(64, 32)))
+    assert found.bad == () and [each.id for each in found.items[0].item.speakers] == ["0", "1"]

@@ -51,9 +51,8 @@ def picture(path: Path, image: Tensor) -> None:
 
 
 def write(clips: Iterable[Clip | DuoClip], folder: Path, split: str) -> list[dict[str, object]]:
-    """Write clips into a folder: NAME.mp4, NAME.wav, NAME.png (the reference), and one line each in manifest.jsonl.
-
-    A line: {id, video, audio, reference, start, end, fps, sr, bbox, quality, text, split, speakers}, boxes in pixels.
+    """Write clips into a folder: NAME.mp4, NAME.wav, NAME.png (the reference), NAME.npz (face boxes, masks), and one
+    line each in manifest.jsonl, as the loader of real talking clips reads it. "meta" has what only a world knows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -62,26 +61,34 @@ def write(clips: Iterable[Clip | DuoClip], folder: Path, split: str) -> list[dic
         film(folder / f"{name}.mp4", clip.frames, clip.sound)
         wav(folder / f"{name}.wav", clip.sound)
         picture(folder / f"{name}.png", clip.reference)
-        files = {"id": name, "video": f"{name}.mp4", "audio": f"{name}.wav", "reference": f"{name}.png"}
+        files: dict[str, object] = {"id": name, "video": f"{name}.mp4", "audio": f"{name}.wav", "image": f"{name}.png"}
         times = {"start": 0.0, "end": clip.frames.shape[1] / FPS, "fps": FPS, "sr": wave.RATE}
-        lines.append(files | times | _said(clip, folder, name) | {"split": split})
+        said = _alone(clip, folder, name) if isinstance(clip, Clip) else _together(clip, folder, name)
+        lines.append(files | times | said | {"split": split})
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (folder / "manifest.jsonl").write_text(text, encoding="utf-8")
     return lines
 
 
-def _said(clip: Clip | DuoClip, folder: Path, name: str) -> dict[str, object]:
-    if isinstance(clip, Clip):
-        quality = "hq" if clip.damage is None else "mq"
-        return {"bbox": around(clip.box), "quality": quality, "text": clip.text, "damage": clip.damage}
+def _alone(clip: Clip, folder: Path, name: str) -> dict[str, object]:
+    face, lip, person = (_mask(clip.masks[key]) for key in ("face", "lip", "person"))
+    np.savez_compressed(folder / f"{name}.npz", bbox=clip.box.numpy(), face=face, lip=lip, person=person)
+    meta = {"person": clip.person, "voice": clip.voice, "damage": clip.damage, "phonemes": clip.phonemes}
+    quality = "hq" if clip.damage is None else "mq"
+    return {"bbox": f"{name}.npz", "masks": f"{name}.npz", "quality": quality, "text": clip.text, "meta": meta}
+
+
+def _together(clip: DuoClip, folder: Path, name: str) -> dict[str, object]:
     speakers = []
-    for i, one in enumerate(clip.people):
-        wav(folder / f"{name}_{i}.wav", clip.tracks[i])
-        speakers.append({"id": i, "bbox": around(clip.box[i]), "audio": f"{name}_{i}.wav", "text": one.text})
-    return {"quality": "hq", "speakers": speakers, "turns": [asdict(turn) for turn in clip.turns]}
+    for i in range(len(clip.people)):
+        own = f"{name}_{i}"
+        wav(folder / f"{own}.wav", clip.tracks[i])
+        np.savez_compressed(folder / f"{own}.npz", mask=_mask(clip.masks["person"][i]), bbox=clip.box[i].numpy())
+        speakers.append({"id": str(i), "mask": f"{own}.npz", "audio": f"{own}.wav"})
+    meta = {"turns": [asdict(turn) for turn in clip.turns], "text": [one.text for one in clip.people]}
+    return {"faces": len(speakers), "quality": "hq", "speakers": speakers, "meta": meta}
 
 
-def around(box: Tensor) -> list[float]:
-    """The box that holds boxes [T, 4]."""
-    low, high = box[:, :2].amin(0), box[:, 2:].amax(0)
-    return [round(float(v), 2) for v in (*low, *high)]
+def _mask(mask: Tensor) -> np.ndarray:
+    """[0, 1] -> bytes."""
+    return (mask * 255).round().byte().numpy()
