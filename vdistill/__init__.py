@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .app.config import load as load_config
     from .app.generate import Plan, generate
     from .app.stream import stream
+    from .app.talk import talk_session
     from .core.cond import Cond
     from .core.denoiser import Denoiser, Net
     from .core.engine import Engine
@@ -41,6 +42,7 @@ _HOMES = {
     "generate": "app.generate:generate",
     "load_config": "app.config:load",
     "stream": "app.stream:stream",
+    "talk_session": "app.talk:talk_session",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "generate",
     "load_config",
     "stream",
+    "talk_session",
 ]
 
 

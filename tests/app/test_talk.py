@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
+import vdistill
 from vdistill.app import cli
 from vdistill.app import config as configs
 from vdistill.app.about import About
@@ -20,6 +21,7 @@ from vdistill.app.build_family import make_family
 from vdistill.app.models import open_model
 from vdistill.app.speaker import session_of, speaker_of
 from vdistill.avatar.rates import RATE, SAMPLES
+from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.data.encode import png
 from vdistill.data.sound import read_sound
@@ -112,6 +114,15 @@ def test_a_file_has_the_frames_of_the_sound_and_the_sound_in_time(files: list[st
     assert abs(lag) < SAMPLES / 8  # 5 ms
     told = json.loads(out.with_suffix(".json").read_text())
     assert told["frames"] == 49 and told["passes"] == 3 * 3 * 11  # steps, passes, blocks
+
+
+def test_a_session_of_the_library_makes_what_the_command_makes(files: list[str], tmp_path: Path) -> None:
+    whole = spoken(1 << 20)
+    session = vdistill.talk_session(model(), files[1], steps=2, audio_scale=2.0, ref_scale=1.0)
+    made = torch.cat([c.frames for c in session.push(clip().sound) + session.finish()], 1)
+    assert (made - whole).abs().max() < 0.05  # the picture of the file has bytes
+    with pytest.raises(UserError, match="no option 'scale'"):
+        vdistill.talk_session(model(), files[1], scale=2.0)
 
 
 def test_options_take_the_place_of_the_models_own(files: list[str], tmp_path: Path) -> None:

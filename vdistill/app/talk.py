@@ -1,7 +1,7 @@
 """`vdistill talk --image face.png --audio speech.wav --out talk.mp4`: a face that says what a sound says, for as long
 as the sound lasts.
 
-As a library: `Session.push(pcm)` of `vdistill.app.speaker.session_of` takes sound as it comes.
+As a library: `vdistill.talk_session("runs/fast", "face.png").push(pcm)` takes sound as it comes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 
 if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
+    from ..avatar.session import Session
     from .about import About
     from .speaker import Speaker
 
@@ -78,6 +79,20 @@ def run(args: argparse.Namespace) -> int:
     print(f"{frames / FPS:.1f} s of video, {speaker.passes} passes, {told['realtime_factor']:.2f} x real time",
           file=sys.stderr)  # fmt: skip
     return 0
+
+
+def talk_session(model: str | Path, image: str | Path, **options: Any) -> Session:
+    """A live session of a model and a face. options: as `vdistill talk` takes them, with underscores (box, text,
+    audio_scale, ref_scale, steps, block, seed, device). See `Session.push`."""
+    from .speaker import session_of
+
+    parser = argparse.ArgumentParser(prog="vdistill.talk_session", exit_on_error=False)
+    arguments(parser)
+    known = vars(parser.parse_args([str(model), "--image", str(image), "--audio", ""]))
+    if unknown := options.keys() - known.keys():
+        raise UserError(f"no option {min(unknown)!r}", "talk_session", f"there are {', '.join(sorted(known))}")
+    args = argparse.Namespace(**{**known, **options})
+    return session_of(opened(args), args.block)
 
 
 def opened(args: argparse.Namespace) -> Speaker:
