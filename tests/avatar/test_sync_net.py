@@ -64,6 +64,8 @@ def test_mel_steps_come_back_out_of_the_windows_of_latent_positions() -> None:
     features = torch.arange(13 * 8.0).view(1, 13, 8)  # 13 frames of 4 steps of 2 bands
     for windows in (Windows(), Windows(ahead=0), Windows(ahead=4)):
         assert torch.equal(mel_of(windows(features), windows), features.view(1, 52, 2))
+        with_past = mel_of(windows(features, 3, start=2), windows)
+        assert torch.equal(with_past, features[:, 2:11].reshape(1, 36, 2))
 
 
 def batch_of(x: Tensor, mel: Tensor) -> Batch:

@@ -72,8 +72,8 @@ def test_noise_and_a_stain_change_little() -> None:
     truth = people(4)
     x = clips(truth)
     x = x + 0.1 * Rng(3).normal("noise", x.shape)
-    x[..., 14:18, 12:15] = -1
-    assert of_clips(faces(), x, truth, 4, PLAN).total.max() < 0.2
+    x[..., 12:20, 20:28] = -1  # least squares without weights would be 1.3 away
+    assert of_clips(faces(), x, truth, 4, PLAN).total.max() < 0.1
 
 
 def test_colours_are_probed_exactly_where_they_are_alone() -> None:
