@@ -4,12 +4,13 @@ what does not fit is refused in one line, and the tiny twins of the recipes run.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toys import same_tensors, tiny_family
+from toys import SIZE, captions, same_tensors, tiny_family
 
 from vdistill.app import config as configs
 from vdistill.app.build import build
@@ -22,6 +23,7 @@ from vdistill.core import checkpoint
 from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.families.few_step import Straight
+from vdistill.families.tiny import TinyFamily
 
 ROOT = Path(__file__).resolve().parents[2]
 LATENT = {"kind": "latent", "hidden": 8, "share": 0.2, "text": True}
@@ -147,6 +149,40 @@ def test_frames_are_matched_with_the_teacher_of_images_that_is_named(teacher: Pa
     matching.module.requires_grad_(True)  # as the engine does in its turn
     built.method.loss("critic", built.source(0, 0), Rng(0)).total.backward()
     assert any(p.grad is not None for p in matching.module.parameters())
+
+
+def test_a_teacher_of_other_images_is_refused(teacher: Path, tmp_path: Path) -> None:
+    other = TinyFamily.build(replace(SIZE, temporal=1), captions())
+    other.save(other.net, tmp_path / "images")
+    given = said(teacher, "avdm2")
+    given["method"]["image_teacher"] = str(tmp_path / "images")
+    with pytest.raises(UserError, match=r"image_teacher.*latents of 192 channels, the family latents of 768"):
+        build(Config.model_validate(given))
+
+
+@pytest.mark.parametrize("name", ["progressive", "judged_consistency", "add"])
+def test_the_analytic_family_takes_them_too(name: str, tmp_path: Path) -> None:
+    judge = {"kind": "tokens", "features": "critic"}
+    method: dict[str, Any] = {"name": name, "steps": 2, "scale": 1.0, "judge": judge}
+    given = {
+        "name": "toy",
+        "family": {"name": "analytic", "target": "gaussian"},
+        "data": {"name": "analytic"},
+        "method": method,
+        "train": {"steps": 2, "batch": 4},
+    }
+    assert train(Config.model_validate(given), tmp_path / "run").step == 2
+
+
+def test_the_analytic_family_has_no_clips_to_compare(tmp_path: Path) -> None:
+    family = "family: {name: analytic, target: classes}\ndata: {name: analytic}\ntrain: {steps: 1}\nname: toy\n"
+    for method, line in (
+        ("{name: regression, distance: perceptual}", "method.distance: perceptual compares clips of latents"),
+        ("{name: frame_matching, judge: null}", "method.name: frame_matching takes images out of clips"),
+    ):
+        (path := tmp_path / "c.yaml").write_text(f"{family}method: {method}\n")
+        with pytest.raises(UserError, match=line):
+            load(path)
 
 
 MISFITS: list[tuple[str, dict[str, Any], str]] = [

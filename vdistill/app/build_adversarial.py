@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.cond import Cond
-from ..core.denoiser import Denoiser
+from ..core.denoiser import Denoiser, Net
 from ..core.errors import UserError
 from ..core.inputs import Inputs, Mixed, Noised
 from ..core.losses.regression import l1, l2, pseudo_huber
@@ -32,7 +32,7 @@ from ..methods.towards import Distance, Solved, Towards
 from .build_causal import guided
 from .build_family import AnyFamily
 from .build_judge import judge_beside, metric_of, pair_of
-from .build_looks import Evidence
+from .build_looks import Evidence, network_of
 from .models import open_model
 from .schema import Config
 from .schema_adversarial import (
@@ -155,13 +155,23 @@ def frame_matching(
     if m.image_teacher is None:
         critic, module = roles.denoisers[FRAMES], roles.modules[FRAMES]
     else:
-        opened = open_model(m.image_teacher).to(family.device)  # type: ignore[union-attr]
-        net = opened.net.requires_grad_(False)
-        teacher, critic = net, copy.deepcopy(net).float()
-        module = critic
+        teacher = image_teacher(m.image_teacher, family)
+        critic = module = copy.deepcopy(teacher).float()
     law = Uniform(m.t_min, m.t_max)
     shown = guided(teacher, guided_by, m.scale, limit)
     return FrameMatching(shown, critic, module, pictures_of(family, m.frames), law, m.weight, m.floor, FRAMES)
+
+
+def image_teacher(path: str, family: AnyFamily) -> Net:
+    """A teacher of images for clips of this family. UserError for one of other latents or other text."""
+    net = open_model(path).to(family.device).net.eval().requires_grad_(False)
+    ours, theirs = network_of(family.net), network_of(net)
+    for key, what in (("channels", "latents of {} channels"), ("text_in", "text that goes in at {}")):
+        known, found = getattr(ours, key), getattr(theirs, key)
+        if known != found:
+            said = f"takes {what.format(found)}, the family {what.format(known)}"
+            raise UserError(said, f"method.image_teacher: {path}", "name one of the same codec and text encoder")
+    return net
 
 
 def pictures_of(family: AnyFamily, count: int) -> Pictures:

@@ -54,6 +54,10 @@ def _family_and_data(config: Config) -> Iterator[tuple[str, str]]:
             yield "family.path", f"{method.name} needs a trained teacher: a diffusers folder, or 'shapes'"
         elif config.scope.name == "lora":
             yield "scope.name", "lora trains an adapter on a trained model; name one in family.path"
+    if family.name == "analytic" and getattr(method, "distance", "") == "perceptual":
+        yield "method.distance", "perceptual compares clips of latents, which the analytic family has not"
+    if family.name == "analytic" and method.name == "frame_matching":
+        yield "method.name", "frame_matching takes images out of clips, which the analytic family has not"
     if family.name == "analytic" and config.scope.name == "lora":
         yield "scope.name", "the analytic family has no layers for lora; use full"
 
