@@ -80,7 +80,7 @@ def term_of(model: MiniSyncNet, **more: object) -> DecodedSync:
 def test_the_gradient_reaches_the_sample_and_never_the_network() -> None:
     model, (x, mel) = net(), pair()
     sample = (x / 2).requires_grad_()
-    loss = term_of(model, weight=0.5).student(sample, batch_of(x, mel), Rng(0))
+    loss = term_of(model, weight=0.5, enough=1.0).student(sample, batch_of(x, mel), Rng(0))
     cosine = agreement(model, mouth_crops(x), mel)
     assert torch.allclose(loss.total, 0.5 * (1 - cosine.mean()))
     loss.total.backward()  # type: ignore[no-untyped-call]
@@ -93,7 +93,7 @@ def test_the_gradient_reaches_the_sample_and_never_the_network() -> None:
 def test_descending_the_term_brings_picture_and_sound_together() -> None:
     model, (x, mel) = net(), pair()
     sample, batch = (x / 2).clone().requires_grad_(), batch_of(x, mel)
-    term, losses = term_of(model, weight=1.0), []
+    term, losses = term_of(model, weight=1.0, enough=1.0), []
     for _ in range(8):
         loss = term.student(sample, batch, Rng(0)).total
         (slope,) = torch.autograd.grad(loss, sample)
@@ -108,6 +108,16 @@ def test_samples_without_sound_ask_for_nothing() -> None:
     heard = term_of(model, on=lambda b: torch.tensor([1.0, 0.0]))
     heard.student(sample, batch_of(x, mel), Rng(0)).total.backward()  # type: ignore[no-untyped-call]
     assert sample.grad is not None and sample.grad[0].abs().max() > 0 == sample.grad[1].abs().max()
+
+
+def test_a_sample_that_agrees_enough_is_left_alone() -> None:
+    model, (x, mel) = net(), pair()
+    sample, batch = (x / 2).requires_grad_(), batch_of(x, mel)
+    reached = agreement(model, mouth_crops(x), mel).mean(1)
+    between = float(reached.mean().detach())
+    (slope,) = torch.autograd.grad(term_of(model, enough=between).student(sample, batch, Rng(0)).total, sample)
+    better = int(reached.argmax())
+    assert slope[better].abs().max() == 0 < slope[1 - better].abs().max()
 
 
 def test_the_term_has_nothing_to_train() -> None:
