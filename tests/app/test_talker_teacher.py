@@ -18,8 +18,9 @@ from vdistill.app.build_avatar import adapters_of, conditions_of
 from vdistill.app.build_family import make_family
 from vdistill.app.models import open_model
 from vdistill.app.talk_clips import held_out, measured, talking, told
-from vdistill.app.talker_source import TalkerSource, along_time
+from vdistill.app.talker_source import TalkerSource, along_time, silent
 from vdistill.app.train import train
+from vdistill.avatar.adapter_tokens import LISTENS
 from vdistill.core import checkpoint
 from vdistill.core.errors import UserError
 from vdistill.core.guidance import chain
@@ -98,6 +99,18 @@ def test_regions_are_shares_of_latent_positions_and_the_first_frame_has_one_of_i
     assert bool((shares["lip"] <= shares["person"] + 0.02).all()) and shares["person"].max() <= 1
     steps = torch.arange(9.0).view(1, 9, 1, 1)
     assert along_time(steps, made.codec).flatten().tolist() == [0.0, 2.5, 6.5]
+
+
+def test_some_of_the_silence_is_told_as_listening() -> None:
+    made = source("data.listen=1.0", "data.takes=1")
+    cond = made(0, 0).cond
+    take = made.take(0)
+    sound = torch.cat([take.features[:3], torch.full((6, 160), -1.0)])[None]  # frames 5 to 8 are a position's own
+    heard = made.conditions.windows(sound.clamp_min(0.5).where(torch.arange(9)[:, None] < 5, sound))
+    assert silent(heard, made.conditions.windows).tolist() == [[False, False, True]]
+    is_silent = silent(cond.along["audio"], made.conditions.windows)
+    assert torch.equal(cond.along["audio.on"] == LISTENS, is_silent)
+    assert bool((source("data.listen=0.0", "data.takes=1")(0, 0).cond.along["audio.on"] == 1).all())
 
 
 def test_damaged_takes_are_of_other_people_and_say_so() -> None:

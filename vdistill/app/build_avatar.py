@@ -103,5 +103,5 @@ def talker_source(family: StockFamily, d: DataTalker, batch: int, seed: int) -> 
     faults = USUAL if d.damage is None else d.damage
     worlds = Talker("hq", d.size, d.take, seed), Talker("mq", d.size, d.take, seed, damage=faults)
     return TalkerSource(
-        worlds, conditions_of(family), family.codec, family.text, d.frames, batch, d.takes, d.mq, d.edge, seed
+        worlds, conditions_of(family), family.codec, family.text, d.frames, batch, d.takes, d.mq, d.edge, d.listen, seed
     )  # fmt: skip

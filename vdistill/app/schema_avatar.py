@@ -53,6 +53,7 @@ class DataTalker(Section):
     takes: int = note(1024, "how many takes there are to cut from, each made when it is first wanted", "takes", ge=1)
     take: int = note(97, "length of a take", "frames", ge=1)
     edge: Share = note(0.25, "share of clips that hear nothing of what was before and after them", "share")
+    listen: Share = note(0.5, "share of silent positions told as a speaker who listens", "share")
     mq: Share = note(0.0, "share of takes of people nobody else is, damaged; the others show a fixed cast", "share")
     damage: dict[str, Share] | None = note(
         None, "fault -> how often damaged takes have it; the world's own when left out, () for open people undamaged"

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
+from ..avatar.adapter_tokens import LISTENS
 from ..avatar.conditions import Conditions
+from ..avatar.windows import Windows
 from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.losses.mixed import QUALITY
@@ -18,6 +20,7 @@ from ..core.step import Batch
 from ..worlds.talker.clips import MASKS
 from ..worlds.talker.talker import Talker
 
+QUIET = 0.0  # of log-mel features, about 60 dB below the loudest; in the world's speech mouths are shut below it
 MOODS = ("a calm person speaks", "a person speaks", "a lively person speaks")
 
 
@@ -55,7 +58,8 @@ class TalkerSource:
     """(step, global micro-batch) -> Batch of `batch` windows of `frames` frames out of `takes` takes of the world.
 
     worlds: clean and damaged, whose clips are the takes; mq: share of the damaged; edge: share of clips that hear only
-    their own frames. Takes are kept once made. The field "quality" [B] is there where some are damaged.
+    their own frames; listen: share of silent positions whose "audio.on" is LISTENS. Takes are kept once made. The field
+    "quality" [B] is there where some are damaged.
     """
 
     worlds: tuple[Talker, Talker]
@@ -67,6 +71,7 @@ class TalkerSource:
     takes: int
     mq: float = 0.0
     edge: float = 0.25
+    listen: float = 0.5
     seed: int = 0
     kept: dict[int, Take] = field(default_factory=dict, repr=False, compare=False)
 
@@ -80,6 +85,10 @@ class TalkerSource:
         x = self.codec.encode(torch.stack([from_bytes(take.frames[:, cut]) for take, cut in pieces]))
         ref = self.codec.encode(torch.stack([from_bytes(take.reference) for take in takes])[:, :, None])[:, :, 0]
         cond = self.told(pieces, alone, ref)
+        draw = rng.uniform("listen", cond.along["audio.on"].shape, like=ref)
+        listening = silent(cond.along["audio"], self.conditions.windows) & (draw < self.listen)
+        on = cond.along["audio.on"].masked_fill(listening, LISTENS)
+        cond = replace(cond, along={**cond.along, "audio.on": on})
         regions = {
             name: along_time(torch.stack([take.regions[name][cut] for take, cut in pieces]).float() / 255, self.codec)
             for name in MASKS
@@ -121,6 +130,12 @@ class TalkerSource:
                 caption(world.who(index)[1].liveliness), clip.key, float(not (mq and world.damage)),
             )  # fmt: skip
         return self.kept[index]
+
+
+def silent(audio: Tensor, windows: Windows) -> Tensor:
+    """[B, T', S, F] of log-mel features -> [B, T'], whether nothing is heard in a position's own frames."""
+    end = windows.size - windows.ahead
+    return audio[:, :, end - windows.stride : end].amax((2, 3)) < QUIET
 
 
 def along_time(share: Tensor, codec: Codec) -> Tensor:
