@@ -77,10 +77,10 @@ def sync_net() -> MiniSyncNet:
 def truth_of(clips: Sequence[Clip], precise: bool = False) -> Truth:
     """What `talking_scores` and `seconds` need to measure clips made for the sound and the person of these.
 
-    precise: identity from 5 frames fitted to the end (0.9 s of one core a clip), not from 2 at a glance (0.35 s).
+    precise: identity from 5 frames fitted to the end (0.9 s of one core a clip), not from 3 at a glance (0.3 s).
     """
     world, people = faces(), rows(clips)
-    how = (5, PRECISE) if precise else (2, CHEAP)
+    how = (5, PRECISE) if precise else (3, CHEAP)
     net, bands = sync_net(), mels(clips, Mel())
 
     @torch.no_grad()

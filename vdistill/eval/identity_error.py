@@ -27,7 +27,7 @@ TOGETHER = 24  # frames fitted at once, some 200 MB at 64 pixels
 Plan = Sequence[tuple[int, int]]
 """(size of the pictures, rounds of least squares), one after the other."""
 PRECISE: Plan = ((32, 8), (64, 4))
-CHEAP: Plan = ((16, 8), (32, 4), (64, 2))
+CHEAP: Plan = ((32, 5), (64, 2))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def identity_error(faces: Faces, found: Tensor, truth: Tensor) -> IdentityError:
 
 
 def of_clips(faces: Faces, x: Tensor, truth: Tensor, frames: int = 5, plan: Plan = PRECISE) -> IdentityError:
-    """Of clips [B, 3, T, S, S] at so many frames, evenly spread; truth [B, P]. For many clips: frames=2, plan=CHEAP."""
+    """Of clips [B, 3, T, S, S] at so many frames, evenly spread; truth [B, P]. For many clips: frames=3, plan=CHEAP."""
     places = torch.linspace(0, x.shape[2] - 1, min(frames, x.shape[2])).round().long()
     picked = x[:, :, places].transpose(1, 2)  # [B, N, 3, S, S]
     rows = torch.cat([fit(faces, each, plan) for each in picked.flatten(0, 1).split(TOGETHER)])
