@@ -146,7 +146,9 @@ class Validation(Section):
     guidance: float = note(1.0, "guidance scale; 1 means none", "times", ge=0, le=100)
     seed: int = note(0, "of the first noise", ge=0)
     image: LocalPath | None = note(None, "first picture of all clips, for a teacher that starts from one")
-    scales: Scales | None = note(None, "of talking heads: condition -> guidance scale, added in the order given", "times")
+    scales: Scales | None = note(
+        None, "of talking heads: condition -> guidance scale, added in the order given", "times"
+    )
 
     @model_serializer(mode="wrap")
     def _without_none(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
