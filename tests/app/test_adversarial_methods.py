@@ -4,6 +4,9 @@ what does not fit is refused in one line, and the tiny twins of the recipes run.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,9 +104,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert one.groups.keys() == two.groups.keys()
     assert all(same_tensors(dict(one.groups[name]), dict(two.groups[name])) for name in one.groups)
     assert (tmp_path / "a/metrics.jsonl").read_text() == (tmp_path / "b/metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
-    assert all(row["student/grad"] > 0 for row in rows if "student/grad" in row)
-    assert ("critic/told_apart" in rows[0]) == (method != "halving")
+    found = rows(tmp_path / "a")
+    assert all(row["student/grad"] > 0 for row in found if "student/grad" in row)
+    assert ("critic/told_apart" in found[0]) == (method != "halving")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lightning", "mcm"])
+def test_two_ranks_train_with_the_losses_of_one(method: str, teacher: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "toy.yaml").write_text(configs.dump(toy(teacher, method)))
+    for out, ranks in (("one", 1), ("two", 2)):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
+        command += ["vdistill", "train", str(path), "--out", str(tmp_path / out), f"train.micro={2 // ranks}"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (rows(tmp_path / run) for run in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert all(a[k] == pytest.approx(b[k], rel=2e-4, abs=1e-6) for k in a), (a, b)
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_stage_of_progressive_distillation_is_the_teacher_of_the_next(teacher: Path, tmp_path: Path) -> None:

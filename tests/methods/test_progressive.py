@@ -122,11 +122,23 @@ def test_the_judge_of_pairs_speaks_first_and_then_the_one_of_ends_alone() -> Non
     method, pair, alone = judged(relax=10)
     for step in (0, 9, 10, 11):
         method.loss("critic", batch_of(G8, 4), Rng(0, step=step)).total.backward()
-        assert (len(pair.heard), len(alone.heard)) == {0: (1, 0), 9: (2, 0), 10: (2, 1), 11: (2, 2)}[step]
+        assert (len(pair.heard), len(alone.heard)) == {0: (1, 1), 9: (2, 2), 10: (2, 3), 11: (2, 4)}[step]
+        grads = [p.grad for p in method.learners["critic"].parameters()]
+        assert all(g is not None for g in grads)
     assert not any(told[1].requires_grad for told in pair.heard + alone.heard)
     assert all(p.grad is None for p in method.learners["student"].parameters())
     assert set(method.learners["critic"].keys()) == {"pair", "gan"}  # type: ignore[operator]
     assert [method.turn(step) for step in (0, 1)] == [("student", "critic"), ("critic",)]
+
+
+def test_the_student_hears_one_judge_at_a_time_and_the_resting_one_does_not_move() -> None:
+    method, pair, alone = judged(relax=10)
+    for step, ears in ((9, (1, 0)), (10, (1, 1))):
+        method.loss("student", batch_of(G8, 4), Rng(0, step=step))
+        assert (len(pair.heard), len(alone.heard)) == ears
+    method.loss("critic", batch_of(G8, 4), Rng(0, step=10)).total.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in pair.module.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in alone.module.parameters())
 
 
 class Near(nn.Module):

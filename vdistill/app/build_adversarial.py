@@ -155,6 +155,7 @@ def frame_matching(
     if m.image_teacher is None:
         critic, module = roles.denoisers[FRAMES], roles.modules[FRAMES]
     else:
+        assert isinstance(family, StockFamily)
         teacher = image_teacher(m.image_teacher, family)
         critic = module = copy.deepcopy(teacher).float()
     law = Uniform(m.t_min, m.t_max)
@@ -162,7 +163,7 @@ def frame_matching(
     return FrameMatching(shown, critic, module, pictures_of(family, m.frames), law, m.weight, m.floor, FRAMES)
 
 
-def image_teacher(path: str, family: AnyFamily) -> Net:
+def image_teacher(path: str, family: StockFamily) -> Net:
     """A teacher of images for clips of this family. UserError for one of other latents or other text."""
     net = open_model(path).to(family.device).net.eval().requires_grad_(False)
     ours, theirs = network_of(family.net), network_of(net)

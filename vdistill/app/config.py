@@ -107,9 +107,9 @@ def _paths(config: Config) -> Iterator[tuple[Key, str, str]]:
         yield ("family", "path"), path, ""
     if config.causal and config.causal.start and config.causal.start not in SHIPPED:
         yield ("causal", "start"), config.causal.start, "vdistill train makes it"
-    for key in ("start", "image_teacher"):  # of methods that take one
-        if (named := getattr(config.method, key, None)) is not None and named not in SHIPPED:
-            yield ("method", key), named, "vdistill train makes it"
+    for name in ("start", "image_teacher"):  # of methods that take one
+        if (named := getattr(config.method, name, None)) is not None and named not in SHIPPED:
+            yield ("method", name), named, "vdistill train makes it"
     parts = getattr(config.data, "parts", None)
     keys: dict[Key, Any] = {("data",): config.data} if parts is None else {}
     keys |= {("data", "parts", i): part for i, part in enumerate(parts or ())}

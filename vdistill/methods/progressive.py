@@ -80,7 +80,7 @@ class Progressive:
             return self._student(self.jump(batch, rng), batch, rng)
         with no_grad():
             jump = self.jump(batch, rng)
-        return self._judge(rng).watch(*seen(jump, batch.cond), rng, batch.weight)
+        return self._watch(jump, batch, rng)
 
     def jump(self, batch: Batch, rng: Rng) -> Jump:
         """From a noised clip at one of the student's times to the next, by both (draws "place", "input/eps")."""
@@ -105,8 +105,20 @@ class Progressive:
             return loss
         return loss + self._judge(rng).student(*seen(jump, batch.cond), rng, batch.weight)
 
+    def _watch(self, jump: Jump, batch: Batch, rng: Rng) -> Loss:
+        """Before its turn the second judge learns beside the first, which rests afterwards, with gradients of 0: so
+        whoever is in charge is no newcomer, and any number of processes moves the same weights."""
+        charge = self._judge(rng)
+        loss = charge.watch(*seen(jump, batch.cond), rng, batch.weight)
+        for other in self.judges:
+            if other is not charge and rng.step < self.cfg.relax:
+                loss = Loss(loss.total + other.watch(*seen(jump, batch.cond), rng, batch.weight).total, loss.parts)
+            elif other is not charge and other.module is not None:
+                loss = Loss(loss.total + sum(0 * p.sum() for p in other.module.parameters()), loss.parts)
+        return loss
+
     def _judge(self, rng: Rng) -> StepJudge:
-        """Whose turn it is."""
+        """Who is heard."""
         return self.judges[-1] if rng.step >= self.cfg.relax else self.judges[0]
 
 
