@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from toys import tiny_family
 
 from vdistill.avatar.sync import DecodedSync, agreement, mel_of
 from vdistill.avatar.sync_net import MOUTH, MiniSyncNet, contrast, load_sync_net, mouth_crops, save_sync_net
 from vdistill.avatar.windows import Windows
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
+from vdistill.core.inputs import Generated, NoiseOnly
 from vdistill.core.rng import Rng
 from vdistill.core.step import Batch
+from vdistill.methods.dmd2 import Dmd2, Dmd2Config
 
 BANDS, T = 20, 13
 
@@ -154,3 +157,29 @@ def test_a_clip_shorter_than_a_window_and_a_mel_of_other_bands_are_refused() -> 
         model.look(mouth_crops(x[:, :, :4]))
     with pytest.raises(UserError, match="expected a mel"):
         model.listen(mel[..., :-1])
+
+
+def test_a_method_of_latents_takes_the_term_through_a_real_codec() -> None:
+    family = tiny_family()
+    batch = Batch(Rng(0).normal("x", (2, *family.codec.shape(5, 16, 16))), Cond(fields=family.text(["a", "b"]).fields))
+    model, mel = net(), Rng(1).normal("mel", (2, 20, BANDS))
+    term = DecodedSync(model, family.codec.unclipped, lambda b: mel, weight=1.0, enough=2.0)
+    modules = {"student": family.net, "critic": family.net}
+
+    def one(weight: tuple[DecodedSync, ...]) -> Dmd2:
+        return Dmd2(Dmd2Config(), family.net, family.net, family.net, modules, Generated(NoiseOnly()), terms=weight)
+
+    alone, both = (one(terms).loss("student", batch, Rng(3)) for terms in ((), (term,)))
+    assert "sync" in both.parts and both.total > alone.total + 0.5
+    (both.total - alone.total).backward()  # type: ignore[no-untyped-call]
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in family.net.parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert set(one((term,)).learners["critic"].state_dict()) == set(one(()).learners["critic"].state_dict())
+
+
+def test_a_decoder_without_gradients_is_refused() -> None:
+    family = tiny_family()
+    x = Rng(0).normal("x", (1, *family.codec.shape(5, 16, 16))).requires_grad_()
+    term = DecodedSync(net(), family.codec.decode, lambda b: torch.zeros(1, 20, BANDS))
+    with pytest.raises(UserError, match="codec.unclipped"):
+        term.student(x, Batch(x.detach(), Cond()), Rng(0))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..core.errors import UserError
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
 from .mel import STEPS
@@ -56,9 +57,9 @@ class DecodedSync:
     enough: true clips have .75 with known voices and .55 with unknown ones; asked for more, mouths begin to please the
     network instead of saying the words (docs/log.md).
 
-    decode: sample [B, C, T', h, w] -> pixels [B, 3, T, H, W] in [-1, 1], with gradients; mel: of a batch, log-mel
-    [B, 4 T, bands]; box: of a batch, where the mouth is, [B, 4] or [B, T, 4] shares of the picture (default: one
-    centred face); on: of a batch, [B] in [0, 1], which samples have sound at all.
+    decode: sample [B, C, T', h, w] -> pixels [B, 3, T, H, W] in [-1, 1] with gradients, as a codec's `unclipped`; mel:
+    of a batch, log-mel [B, 4 T, bands]; box: of a batch, where the mouth is, [B, 4] or [B, T, 4] shares of the picture
+    (default: one centred face); on: of a batch, [B] in [0, 1], which samples have sound at all.
     """
 
     net: MiniSyncNet
@@ -76,6 +77,8 @@ class DecodedSync:
 
     def student(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
         pixels = self.decode(x)
+        if x.requires_grad and not pixels.requires_grad:
+            raise UserError("the decoder lets no gradient through", "sync term", "give it codec.unclipped")
         crops = mouth_crops(pixels.float(), self.box(batch) if self.box else None)
         with torch.autocast(x.device.type, enabled=False):
             cosine = agreement(self.net, crops, self.mel(batch).float()).mean(1)
