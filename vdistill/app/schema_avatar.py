@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .section import REQUIRED, LocalPath, Section, Share, Words, fault, note
 
@@ -58,6 +58,11 @@ class DataTalker(Section):
     damage: dict[str, Share] | None = note(
         None, "fault -> how often damaged takes have it; the world's own when left out, () for open people undamaged"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is not the usual, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "listen" or v != DataTalker.model_fields[k].default}
 
     @model_validator(mode="after")
     def _a_clip_fits(self) -> DataTalker:
