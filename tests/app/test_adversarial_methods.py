@@ -84,7 +84,11 @@ def toy(teacher: Path, method: str, scope: str = "full", **train_keys: object) -
     return Config.model_validate(said(teacher, method, scope, **train_keys))
 
 
-RUNS = [*((name, "full") for name in METHODS), ("lightning", "lora"), ("avdm2", "lora"), ("add", "lora")]
+RUNS = [
+    *((name, "full") for name in METHODS),
+    ("avdm2", "lora"),
+    *(pytest.param(name, "lora", marks=pytest.mark.slow) for name in ("lightning", "add")),
+]
 
 
 @pytest.mark.parametrize(("method", "scope"), RUNS)
