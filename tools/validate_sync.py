@@ -30,7 +30,7 @@ from vdistill.worlds.talker.clips import Clip
 from vdistill.worlds.talker.face import render
 from vdistill.worlds.talker.talker import Talker
 
-NET = Path(__file__).resolve().parents[1] / "vdistill" / "assets" / "minisync.safetensors"
+NET = Path(__file__).resolve().parents[1] / "vdistill" / "assets" / "minisync" / "model.safetensors"
 
 
 def late(x: Tensor, frames: int) -> Tensor:

@@ -85,3 +85,12 @@ def test_to_changes_floats_only():
     moved = cond().to(dtype=torch.float64)
     assert moved.fields["text"].dtype == moved.along["pose"].dtype == moved.null["text"].dtype == torch.float64
     assert moved.fields["label"].dtype == torch.int64
+
+
+def test_cases_of_a_table_exclude_each_other_and_have_their_shares() -> None:
+    """Of 1,000 even draws: 100 without a, 50 without b, 200 without both, 650 with all."""
+    given = Cond({"a": torch.ones(1000), "b": torch.ones(1000)}, {}, {"a": torch.zeros(1), "b": torch.zeros(1)})
+    table = ((("a",), 0.1), (("b",), 0.05), (("a", "b"), 0.2))
+    kept = given.drop_by(table, (torch.arange(1000) + 0.5) / 1000)
+    cases = [(int(a), int(b)) for a, b in zip(kept.fields["a"], kept.fields["b"], strict=True)]
+    assert [cases.count(case) for case in ((0, 1), (1, 0), (0, 0), (1, 1))] == [100, 50, 200, 650]

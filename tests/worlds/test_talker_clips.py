@@ -1,4 +1,4 @@
-"""Clips of the `talker` world: splits, windows, the pool they are kept in, films."""
+"""Clips of the `talker` world: splits, windows, films."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from vdistill.worlds.talker import export, speech
 from vdistill.worlds.talker import sound as wave
 from vdistill.worlds.talker.clips import Clip
 from vdistill.worlds.talker.duo import Duo
-from vdistill.worlds.talker.pool import Pool
-from vdistill.worlds.talker.source import AWAY, Windows
 from vdistill.worlds.talker.talker import SPLITS, Talker
 
-SMALL = Pool(clips=5, seconds=1.6, size=16, mq=0.4)
 EVERY_FAULT_BUT_CODECS = {"desync": 1.0, "hiss": 1.0, "crop": 1.0, "drops": 1.0}
 
 
@@ -117,70 +114,6 @@ def test_a_world_that_cannot_be_is_refused_in_one_line(kwargs: dict, said: str) 
     with pytest.raises(UserError) as error:
         Talker(**kwargs)
     assert said in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_pool_on_disk_gives_what_one_in_memory_gives(tmp_path: Path) -> None:
-    disk = Pool(5, 1.6, 16, 0.4, folder=tmp_path)
-    for index in range(5):
-        for reference in (None, 30):
-            kept, fresh = disk.window(index, 3, 17, reference), SMALL.window(index, 3, 17, reference)
-            assert same(kept, fresh) and kept.key == fresh.key
-
-
-def test_a_pool_keeps_what_the_world_draws_up_to_bytes() -> None:
-    splits = [SMALL.split(i) for i in range(5)]
-    assert splits.count("mq") == 2
-    for index in (0, splits.index("mq")):
-        clip = Talker(splits[index], 16, 40).clip(index)
-        assert same(SMALL.window(index, 5, 9), clip.window(5, 9), atol=0.5 / 127.5 + 1e-6)
-
-
-def test_a_pool_whose_drawing_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    pool = Pool(4, 1.0, 16, 0.0, folder=tmp_path)
-    pool.window(0, 0, 5), pool.window(2, 0, 5)
-    home = pool.home
-    assert home is not None
-    (home / "clip_00001.safetensors.99.tmp").write_bytes(b"half a clip")
-    before = {f.name: f.stat().st_mtime_ns for f in home.glob("*.safetensors")}
-    counted: list[int] = []
-    pool.fill(counted.append)
-    after = {f.name: f.stat().st_mtime_ns for f in home.glob("*.safetensors")}
-    assert len(before) == 2 and len(after) == 4 and counted == [1, 2, 3, 4]
-    assert {name: after[name] for name in before} == before
-    assert same(pool.window(1, 0, 5), Pool(4, 1.0, 16).window(1, 0, 5))
-
-
-def test_pools_that_differ_share_no_folder(tmp_path: Path) -> None:
-    pools = [Pool(folder=tmp_path), Pool(folder=tmp_path, size=32), Pool(folder=tmp_path, seed=1)]
-    pools += [Pool(folder=tmp_path, mq=0.5), Pool(folder=tmp_path, damage={"desync": 0.5})]
-    assert len({pool.home for pool in pools}) == 5
-    assert Pool(clips=3, folder=tmp_path).home == pools[0].home
-
-
-def test_windows_are_a_pure_function_and_show_every_clip_once_a_turn() -> None:
-    source = Windows(SMALL, 9, batch=2, micro=2)
-    assert all(same(a, b) for a, b in zip(source(7, 1), Windows(SMALL, 9, batch=2, micro=2)(7, 1), strict=True))
-    keys = [clip.key.split("@")[0] for step in range(5) for micro in (0, 1) for clip in source(step, micro)]
-    assert all(len(set(keys[i : i + 5])) == 5 for i in range(0, 20, 5))
-    assert keys[:5] != keys[5:10] and len({clip.key for step in range(5) for clip in source(step, 0)}) > 7
-
-
-def test_references_come_from_outside_the_window() -> None:
-    source, own = Windows(SMALL, 5, batch=1), 0
-    for number in range(30):
-        clip = source.window(number)
-        world, start = clip.key.split("@")
-        whole = SMALL.window(int(world.split("/")[-1]), 0, SMALL.frames)
-        same_as = (whole.frames - clip.reference[:, None]).abs().amax((0, 2, 3)) == 0
-        own += not same_as.any()
-        if "drops" not in str(whole.damage):
-            assert not same_as[max(int(start) - AWAY, 0) : int(start) + 5 + AWAY].any()
-    assert 5 < own < 25
-
-
-def test_windows_longer_than_clips_are_refused() -> None:
-    with pytest.raises(UserError, match="windows of 49 frames do not fit into clips of 40; seconds of at least 1.96"):
-        Windows(SMALL, 49, 1)
 
 
 def test_films_have_every_frame_and_their_sound_in_time(tmp_path: Path) -> None:

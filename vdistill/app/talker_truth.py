@@ -19,7 +19,7 @@ from ..worlds.talker.clips import Clip
 from ..worlds.talker.duo import DuoClip
 from ..worlds.talker.face import render
 
-SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "minisync.safetensors"
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "minisync" / "model.safetensors"
 POPULATION = 300  # drawn faces that say what is typical
 MOMENT = {  # what is not the person: typical value and spread of mouth [6], blink and pose [4]
     "mouth": ((0.2, 0.5, 0.15, 0.3, 0.1, 0.1), (0.25, 0.2, 0.25, 0.3, 0.2, 0.25)),
