@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 CALL = f"{shlex.quote(sys.executable)} -c 'from vdistill.app.cli import main; raise SystemExit(main())' \"$@\""
-PRELUDE = f"vdistill() {{ {CALL}; }}"  # the command of this checkout, whatever is installed
+PYTHON = f'{shlex.quote(sys.executable)} "$@"'
+PRELUDE = f"vdistill() {{ {CALL}; }}; python() {{ {PYTHON}; }}"  # those of this checkout, whatever is installed
 BLOCK = re.compile(r"(?:<!-- tested: (?P<name>[\w-]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.DOTALL)
 BLOCKS = {m["name"]: (m["language"], m["text"]) for m in BLOCK.finditer(README) if m["name"]}
 
@@ -127,6 +128,16 @@ def test_the_five_commands_distil_a_teacher_from_videos(tmp_path: Path) -> None:
     for command in commands(BLOCKS["five-commands"][1]):
         shell(command, tmp_path)
     assert (tmp_path / "my_student" / "model_index.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_face_talks(tmp_path: Path) -> None:
+    """Verbatim, in a fresh folder with the configs and tools beside it."""
+    for name in ("configs", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for command in commands(BLOCKS["talk"][1]):
+        shell(command, tmp_path)
+    assert (tmp_path / "talk.mp4").stat().st_size > 5000
 
 
 @pytest.mark.slow
