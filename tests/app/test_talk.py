@@ -159,6 +159,12 @@ def test_a_wrong_option_is_one_line(
     assert not (tmp_path / "talk.mp4").exists()
 
 
+@pytest.mark.parametrize(("models", "says"), [([], "no model"), (["a", "--student", "b"], "two models, a and b")])
+def test_one_model_is_named(models: list[str], says: str, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["talk", *models, *files]) == 2
+    assert f"talk: {says}; name one" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_hear_is_refused(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["talk", "shapes", *files]) == 2
     assert "this model does not hear" in capsys.readouterr().err

@@ -27,12 +27,14 @@ PUSHED = 8000  # samples given to the session at once
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `vdistill talk`."""
     add = parser.add_argument
-    add("model", nargs="?", default="talker", metavar="MODEL",
-        help="run or folder of a model that hears (default: talker, the shipped teacher)")  # fmt: skip
-    add("--student", metavar="MODEL", help="a student in its place, such as talker_fast or a run")
+    add("model", nargs="?", metavar="MODEL", help="run or folder of a model that hears")
+    add("--student", metavar="MODEL", help="the same, said as an option")
     add("--image", metavar="FILE", type=Path, required=True, help="the face: one picture, PNG or JPEG")
     add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")
-    add("--audio", metavar="FILE", type=Path, required=True, help="what is said: any audio or video file")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--audio", metavar="FILE", type=Path, help="what is said: any audio or video file")
+    who.add_argument("--speaker", metavar="AUDIO:MASK.png", action="append", default=[],
+        help="one of several people in the picture: what is said, and a picture of its size, white where they are")  # fmt: skip
     add("--out", metavar="FILE", type=Path, default=Path("talk.mp4"), help="MP4 to write (default: talk.mp4)")
     add("--text", metavar="TEXT", default=TEXT, help=f"what else is said of the clip (default: {TEXT!r})")
     add("--audio-scale", metavar="S", type=float, help="how strongly the mouth follows the sound; 1 means as it is")
@@ -123,7 +125,10 @@ def opened(args: argparse.Namespace) -> Speaker:
 
 
 def model_of(args: argparse.Namespace) -> str:
-    """The model asked for."""
+    """The model asked for. UserError for none, or two."""
+    if (args.student is None) == (args.model is None):
+        what = "no model" if args.model is None else f"two models, {args.model} and {args.student}"
+        raise UserError(what, "talk", "name one: vdistill talk MODEL --image FILE --audio FILE")
     return str(args.student or args.model)
 
 
