@@ -46,16 +46,20 @@ class Speaker:
     seed: int = 0
     last: Tensor | None = field(default=None, repr=False)
 
-    @torch.no_grad()
     def __call__(self, heard: Heard) -> Tensor:
+        return self.block(self.told(heard.audio), heard.start, heard.back, heard.count)
+
+    @torch.no_grad()
+    def block(self, cond: Cond, start: int, back: int, count: int) -> Tensor:
+        """Frames [3, n, H, W] of `count` positions from `start` on, after `back` of the past; cond: of all of them."""
         family, temporal = self.family, self.family.codec.temporal
         channels, _, *sides = self.shape
-        rng = Rng(self.seed, turn=f"talk/{heard.start}")
-        noise = rng.normal("first", (1, channels, heard.back + heard.count, *sides)).to(family.device)
-        cond, given = self.told(heard.audio).to(family.device), 0
-        if heard.back:
+        rng = Rng(self.seed, turn=f"talk/{start}")
+        noise = rng.normal("first", (1, channels, back + count, *sides)).to(family.device)
+        cond, given = cond.to(family.device), 0
+        if back:
             assert self.last is not None
-            given = 1 + temporal * (heard.back - 1)
+            given = 1 + temporal * (back - 1)
             known = family.codec.encode(self.last[None, :, -given:].to(family.device))
             cond = continue_from(cond, known.to(noise), noise)
         pixels = family.codec.decode(self.sampled(noise, cond, rng))[0].float().cpu()
@@ -113,10 +117,17 @@ def speaker_of(
 def session_of(speaker: Speaker, block: int | None = None, back: int | None = None) -> Session:
     """A session that makes `block` positions at a time, after `back` of the past. UserError where a clip of the model
     has no room for them."""
-    heard, length = conditions_of(speaker.family), speaker.shape[1]
+    heard = conditions_of(speaker.family)
+    first, block, back = room(speaker, block, back)
+    return Session(speaker, heard.encoder, heard.windows, first=first, block=block, back=back)
+
+
+def room(speaker: Speaker, block: int | None, back: int | None) -> tuple[int, int, int]:
+    """Positions of (the first block, each later one, the past it is shown). UserError as `session_of` says."""
+    length = speaker.shape[1]
     back = min(speaker.begins or BACK, BACK, length - 1) if back is None else back
     block = length - back if block is None else block
     if not 1 <= back < length or not 1 <= block <= length - back or back > BACK:
         what = f"{block} positions after {back} of the past, in clips of {length}"
         raise UserError(what, "session", f"at least 1 and 1 to {BACK}, together at most {length}")
-    return Session(speaker, heard.encoder, heard.windows, first=length, block=block, back=back)
+    return length, block, back

@@ -9,13 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 
 if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
-    from ..avatar.session import Session
+    from torch import Tensor
+
+    from ..avatar.session import Meter, Session
+    from ..families.stock import StockFamily
     from .about import About
     from .speaker import Speaker
 
@@ -33,8 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--audio", metavar="FILE", type=Path, help="what is said: any audio or video file")
-    who.add_argument("--speaker", metavar="AUDIO:MASK.png", action="append", default=[],
-        help="one of several people in the picture: what is said, and a picture of its size, white where they are")  # fmt: skip
+    mask = "one of several people in the picture: what is said, and a picture of its size, white where they are"
+    who.add_argument("--speaker", metavar="AUDIO:MASK.png", action="append", default=[], help=mask)
     add("--out", metavar="FILE", type=Path, default=Path("talk.mp4"), help="MP4 to write (default: talk.mp4)")
     add("--text", metavar="TEXT", default=TEXT, help=f"what else is said of the clip (default: {TEXT!r})")
     add("--audio-scale", metavar="S", type=float, help="how strongly the mouth follows the sound; 1 means as it is")
@@ -47,17 +52,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk into a file; prints it, and beside it FILE.json says what it took."""
-    from ..avatar.rates import FPS, RATE, SAMPLES
-    from ..data.sound import read_sound
+    from ..avatar.rates import FPS, RATE
     from ..data.writer import video_writer
     from .lock import as_folder
-    from .speaker import session_of
     from .stream import stopping
 
     if args.out.is_dir() or args.out.suffix != ".mp4":
         what = "is a folder" if args.out.is_dir() else "is no name of an .mp4 file"
         raise UserError(what, str(args.out), "name a file such as talk.mp4")
     as_folder(args.out.parent)
+    made = conversation(args) if args.speaker else monologue(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    speaker = made.speaker
+    scale = max(1, 256 // (speaker.shape[-2] * speaker.family.codec.spatial))
+    with stopping() as stopped, video_writer(args.out, FPS, scale=scale, sound=(made.sound, RATE)) as file:
+        for frames in made.blocks:
+            file.write(frames)
+            if stopped():
+                print(f"ended after {file.frames / FPS:.1f} s", file=sys.stderr)
+                break
+        count = file.frames
+    told = {"frames": count, "seconds": count / FPS, "passes": speaker.passes, **made.meter.said()}
+    args.out.with_suffix(".json").write_text(json.dumps({"model": model_of(args), "seed": args.seed, **told}, indent=1))
+    print(args.out)
+    print(f"{count / FPS:.1f} s of video, {speaker.passes} passes, {told['realtime_factor']:.2f} x real time",
+          file=sys.stderr)  # fmt: skip
+    return 0
+
+
+@dataclass(frozen=True)
+class Talk:
+    """sound: what is heard, [samples]; blocks: frames [3, n, H, W], one after the other; meter: what they cost."""
+
+    speaker: Speaker
+    sound: Tensor
+    blocks: Iterator[Tensor]
+    meter: Meter
+
+
+def monologue(args: argparse.Namespace) -> Talk:
+    """One face says one sound."""
+    from ..avatar.rates import SAMPLES
+    from ..data.sound import read_sound
+    from .speaker import session_of
+
     sound = read_sound(args.audio, seconds=3600.0)
     for remark in sound.remarks:
         print(f"{args.audio}: {remark.text}", file=sys.stderr)
@@ -65,22 +103,25 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"lasts {sound.seconds:.3f} s, less than one frame", str(args.audio), "give a longer sound")
     speaker = opened(args)
     session = session_of(speaker, args.block)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    scale = max(1, 256 // (speaker.shape[-1] * speaker.family.codec.spatial))
-    with stopping() as stopped, video_writer(args.out, FPS, scale=scale, sound=(sound.samples, RATE)) as file:
-        for piece in [*sound.samples.split(PUSHED), None]:
-            for chunk in session.finish() if piece is None else session.push(piece):
-                file.write(chunk.frames)
-            if stopped():
-                print(f"ended after {file.frames / FPS:.1f} s", file=sys.stderr)
-                break
-        frames = file.frames
-    told = {"frames": frames, "seconds": frames / FPS, "passes": speaker.passes, **session.meter.said()}
-    args.out.with_suffix(".json").write_text(json.dumps({"model": model_of(args), "seed": args.seed, **told}, indent=1))
-    print(args.out)
-    print(f"{frames / FPS:.1f} s of video, {speaker.passes} passes, {told['realtime_factor']:.2f} x real time",
-          file=sys.stderr)  # fmt: skip
-    return 0
+    pieces = [*sound.samples.split(PUSHED), None]
+    chunks = (chunk for piece in pieces for chunk in (session.finish() if piece is None else session.push(piece)))
+    return Talk(speaker, sound.samples, (chunk.frames for chunk in chunks), session.meter)
+
+
+def conversation(args: argparse.Namespace) -> Talk:
+    """Several people in one picture, each with a sound and a mask. UserError for a box beside the masks."""
+    from ..avatar.session import Meter
+    from .scene import read_scene, spoken, voices_of
+
+    if args.box:
+        raise UserError("the masks say where people are", "--box", "leave it out, or cut the picture")
+    voices = voices_of(args.speaker)
+    family, known = model_for(args)
+    scene = read_scene(args.image, voices, family, known.height)
+    for remark in scene.remarks:
+        print(remark, file=sys.stderr)
+    speaker, meter = speaking(args, family, known, scene.picture), Meter(0.0)
+    return Talk(speaker, scene.sound, spoken(speaker, scene, args.block, meter), meter)
 
 
 def talk_session(model: str | Path, image: str | Path, **options: Any) -> Session:
@@ -102,9 +143,18 @@ def opened(args: argparse.Namespace) -> Speaker:
     for; BadMedia for a picture that is none."""
     from ..data.buckets import Bucket
     from ..data.face_image import read_face
+
+    family, known = model_for(args)
+    face = read_face(args.image, Bucket(known.width, known.height), box_of(args.box))
+    for remark in face.remarks:
+        print(f"{args.image}: {remark}", file=sys.stderr)
+    return speaking(args, family, known, face.pixels.float() / 127.5 - 1)
+
+
+def model_for(args: argparse.Namespace) -> tuple[StockFamily, About]:
+    """The model asked for, and what is known of it. UserError for one that does not hear, and for wrong numbers."""
     from .build_avatar import conditions_of
     from .models import about_model, device_of, model_folder, open_model, whole_number
-    from .speaker import speaker_of
 
     whole_number(args.steps, 1, "--steps")
     whole_number(args.block, 1, "--block")
@@ -114,10 +164,13 @@ def opened(args: argparse.Namespace) -> Speaker:
     conditions_of(family)
     if family.times is not None and args.steps not in (None, len(family.times)):
         raise UserError(f"this student takes {len(family.times)} steps, found {args.steps}", "--steps", "leave it out")
-    face = read_face(args.image, Bucket(known.width, known.height), box_of(args.box))
-    for remark in face.remarks:
-        print(f"{args.image}: {remark}", file=sys.stderr)
-    pixels = face.pixels.float() / 127.5 - 1
+    return family, known
+
+
+def speaking(args: argparse.Namespace, family: StockFamily, known: About, pixels: Tensor) -> Speaker:
+    """A speaker of a picture [3, H, W] in [-1, 1] under the options of the command line."""
+    from .speaker import speaker_of
+
     return speaker_of(
         family, pixels, known.frames, args.text, scales=scales_of(args, known), begins=known.begins,
         steps=args.steps or known.steps, seed=args.seed,
