@@ -74,6 +74,7 @@ def test_a_batch_with_a_generator_each_gives_the_clips_of_a_batch(folder: Path) 
     assert torch.allclose(alone[0], ours[1], atol=1e-5), "a clip depends on what else is in its batch"
 
 
+@pytest.mark.slow
 def test_the_cards_snippet_runs_as_it_stands(folder: Path, tmp_path: Path) -> None:
     export.run(asked(folder, tmp_path / "out"))
     code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)

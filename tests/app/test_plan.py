@@ -131,6 +131,7 @@ def test_operations_of_a_pass_of_wan_follow_a_formula(
     assert found.flops.total() == pytest.approx(total, rel=0.005)
 
 
+@pytest.mark.slow
 def test_weights_by_role_are_parameters_times_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     shallow(monkeypatch, 3)
     config = large("wan2.1-1.3b", (5, 64, 64), method={"name": "dmd2"}, scope={"name": "lora", "rank": 8})
@@ -186,6 +187,7 @@ def test_averaging_over_gpus_takes_the_gradients_twice_more(tmp_path: Path) -> N
     assert two.peak == pytest.approx(two.resident + 2 * two.memory["gradients: student"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_inputs_of_both_kinds_cost_the_mean(tmp_path: Path) -> None:
     kinds = [{"inputs": "backward"}, {"inputs": "data"}, {"inputs": "mix", "data_weight": 0.25}]
     own, data, mix = (planned(tiny(tmp_path, method={**DMD2, **kind}, data=CLIPS)) for kind in kinds)

@@ -41,6 +41,7 @@ def test_a_plan_says_whether_it_fits_and_what_to_change(
     assert "h for 100 steps" in out
 
 
+@pytest.mark.slow
 def test_a_plan_as_json_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(tmp_path)
     assert main(["plan", written(tmp_path, config), "--gpu", "l4", "--gpus", "2", "--json"]) == 0
@@ -53,6 +54,7 @@ def test_a_plan_as_json_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert told["peak_with_gradient_checkpointing"] < told["peak_without_gradient_checkpointing"] == told["peak"]
 
 
+@pytest.mark.slow
 def test_what_the_vae_needs_between_updates_counts(tmp_path: Path) -> None:
     found = planned(tiny(tmp_path, validation={"every": 5, "prompts": ["a", "b", "c"]}))
     assert found.between["decoding 3 clips"] >= 3 * 4 * 3 * 9 * 64 * 48  # float32 pixels

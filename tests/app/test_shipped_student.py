@@ -36,12 +36,14 @@ def test_it_holds_out() -> None:
     assert found["kept"] >= KEPT
 
 
+@pytest.mark.slow
 def test_without_a_memory_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cache, "commit", lambda self, ids, keys, values: None)
     found = ends()
     assert found["accuracy_first_5s"] < 0.5 and found["accuracy_last_5s"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [-1.0, 3.0])
 def test_with_keys_at_wrong_places_it_does_not(monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
     right: Callable[..., tuple[Tensor, Tensor]] = attend.places

@@ -11,7 +11,8 @@ from vdistill.app.live import Live
 from vdistill.app.streaming import block_by_block, stream_of
 from vdistill.core.errors import UserError
 
-VIDEO = ("wan", "cogvideox-5b", "cogvideox15-5b", "hunyuan", "hunyuan15", "ltx")
+SLOW = pytest.param("hunyuan15", marks=pytest.mark.slow)  # a decoder of 16 x 16 pixels
+VIDEO = ("wan", "cogvideox-5b", "cogvideox15-5b", "hunyuan", SLOW, "ltx")
 
 
 @pytest.mark.parametrize("variant", VIDEO)
