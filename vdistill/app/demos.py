@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from .train import SIGNALS, say, train
 TEACHER = Plan(steps=50, guidance=2.0)
 
 
-def recipe(asset: str, seed: int) -> Config:
-    """A config that comes with the package."""
-    return configs.load(Path(str(files("vdistill") / "assets" / asset)), [f"seed={seed}"])
+def recipe(asset: str, seed: int, overrides: Sequence[str] = ()) -> Config:
+    """A config that comes with the package, under overrides "method.steps=2"."""
+    return configs.load(Path(str(files("vdistill") / "assets" / asset)), [f"seed={seed}", *overrides])
 
 
 def distil(config: Config, out: Path, minutes: float | None) -> Engine:

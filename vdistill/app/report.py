@@ -145,23 +145,23 @@ def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
-def clips(rows: Sequence[Sampler], captions: Sequence[str]) -> str:
+def clips(rows: Sequence[Sampler], captions: Sequence[str], fps: float = FPS) -> str:
     """The section of clips side by side, captions x samplers; a place without its clip says so."""
     cards = []
     for i, caption in enumerate(captions if rows else ()):
-        cells = "".join(_cell(row, i, caption) for row in rows)
+        cells = "".join(_cell(row, i, caption, fps) for row in rows)
         cards.append(f'<article class="card"><h3>{escape(caption)}</h3><div class="shots">{cells}</div></article>')
     return fill("report_clips.html", cards="".join(cards) or '<p class="none">No clips were made.</p>')
 
 
-def _cell(row: Sampler, index: int, caption: str) -> str:
+def _cell(row: Sampler, index: int, caption: str, fps: float) -> str:
     label = f"<figcaption>{escape(row.name)}</figcaption>"
     if index >= len(row.clips):
         return f'<figure><div class="clip none">no clip</div>{label}</figure>'
     clip = row.clips[index]
     scale = max(1, SIDE // max(clip.shape[-2:]))
     poster = embedded("image/png", png(clip[:, clip.shape[1] // 2]))
-    video = embedded("video/mp4", encode_mp4(clip, FPS, scale))
+    video = embedded("video/mp4", encode_mp4(clip, fps, scale))
     said = escape(f"Play: {caption}. {row.name}")
     return (
         f'<figure><button type="button" class="clip" aria-pressed="false" aria-label="{said}">'
