@@ -30,6 +30,7 @@ DMD2 = {"name": "dmd2", "critic_per_student": 2, "steps": 2}
 ROLLED: dict[str, Any] = {**DMD2, "inputs": "rollout"}
 STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "forcing": ({"name": "forcing", "context_noise": 0.2, "own": 0.5}, {}),
+    "forcing_anchored": ({"name": "forcing"}, {"places": "anchored"}),
     "ode_init": ({"name": "ode_init", "teacher_steps": 4, "steps": 2}, {}),
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
@@ -97,6 +98,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, teacher: Path,
 
 def losses(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_forcing_reads_the_sink_from_where_streams_do(tmp_path: Path, teacher: Path) -> None:
+    """Its loss is another one as soon as the window has moved on from the sink, and not before."""
+    found = {}
+    for frames in (21, 29):  # six latent frames, which the window holds, and eight
+        for places in ("absolute", "anchored"):
+            given = said(teacher, "forcing_anchored", steps=2)
+            given["family"]["frames"] = frames
+            given["causal"] = {"block": 2, "window": 6, "sink": 1, "places": places}
+            out = tmp_path / f"{frames}-{places}"
+            assert train(Config.model_validate(given), out).step == 2
+            found[frames, places] = [row["student/loss"] for row in losses(out)]
+    assert found[21, "absolute"] == found[21, "anchored"]
+    assert all(a != b for a, b in zip(found[29, "absolute"], found[29, "anchored"], strict=True))
 
 
 @pytest.mark.slow

@@ -42,35 +42,45 @@ class Bed:
     t: Tensor
     cond: Cond
 
+    @property
+    def positions(self) -> int:
+        return self.x.shape[2] // self.unit
+
     def part(self, x: Tensor, start: int, count: int) -> Tensor:
         """Some positions of a clip [B, C, T, ...] or of times [B, T]."""
         dim = 1 if x.ndim == 2 else 2
         return x.narrow(dim, start * self.unit, count * self.unit)
 
     @torch.no_grad()
-    def whole(self, table: Tensor, numbers: Sequence[int] | None = None, t: Tensor | None = None) -> Tensor:
+    def whole(
+        self,
+        table: Tensor,
+        numbers: Sequence[int] | None = None,
+        t: Tensor | None = None,
+        layout: Layout | None = None,
+    ) -> Tensor:
         """One pass under a mask."""
-        return self.net(self.x, self.t if t is None else t, self.cond, Masked(table, numbers))
+        return self.net(self.x, self.t if t is None else t, self.cond, Masked(table, numbers, layout))
 
     @cache  # noqa: B019 (a bed lives as long as the tests)
     def causal(self, layout: Layout) -> Tensor:
         """One pass under the block-causal mask."""
-        return self.whole(block_causal(layout, POSITIONS))
+        return self.whole(block_causal(layout, self.positions), layout=layout)
 
     @cache  # noqa: B019 (a bed lives as long as the tests)
     @torch.no_grad()
     def beside_clean(self, layout: Layout) -> Tensor:
         """One pass over [clean | noisy]: what it says of the noisy."""
-        table = teacher_forcing(layout, POSITIONS)
+        table, seen = teacher_forcing(layout, self.positions), [*range(self.positions)] * 2
         x, t = torch.cat([self.clean, self.x], 2), torch.cat([0 * self.t, self.t], 1)
-        return self.net(x, t, self.cond, Masked(table, [*range(POSITIONS)] * 2))[:, :, self.x.shape[2] :]
+        return self.net(x, t, self.cond, Masked(table, seen, layout))[:, :, self.x.shape[2] :]
 
     @cache  # noqa: B019 (a bed lives as long as the tests)
     @torch.no_grad()
     def blocks(self, layout: Layout, clean: bool = False, start: int = 0, t: Tensor | None = None) -> Tensor:
         """Block by block with a cache, of what was made or (clean) of the clean block at time 0."""
         cache, out = Cache(layout), []
-        for first, count in layout.spans(POSITIONS):
+        for first, count in layout.spans(self.positions):
             view = View(cache, range(first + start, first + count + start))
             view.keep = not clean
             out.append(self.ask(first, count, self.t if t is None else t, view))
@@ -98,17 +108,17 @@ def trimmed(cond: Cond) -> Cond:
 
 
 @cache
-def bed(variant: str) -> Bed:
+def bed(variant: str, positions: int = POSITIONS) -> Bed:
     c = case(variant)
     net = c.family.network_of().double()
     if variant == "hunyuan15":
         net.image_tokens = 3  # of no image, all masked: 729 of them are most of the work
     cond = trimmed(c.family.text(CAPTIONS).to(dtype=torch.float64))
     unit, source = net.patch[0], torch.Generator().manual_seed(0)
-    shape = (2, c.shape[0], POSITIONS * unit, 2 * net.patch[1], 2 * net.patch[2])
+    shape = (2, c.shape[0], positions * unit, 2 * net.patch[1], 2 * net.patch[2])
     x, clean = (torch.randn(shape, generator=source, dtype=torch.float64) for _ in range(2))
-    t = 0.8 * torch.rand(2, POSITIONS // 2 + 1, generator=source, dtype=torch.float64)
-    t = t.repeat_interleave(2, 1)[:, -POSITIONS:].repeat_interleave(unit, 1)
+    t = 0.8 * torch.rand(2, positions // 2 + 1, generator=source, dtype=torch.float64)
+    t = t.repeat_interleave(2, 1)[:, -positions:].repeat_interleave(unit, 1)
     return Bed(net, unit, x, clean, t, cond)
 
 

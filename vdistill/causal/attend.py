@@ -13,22 +13,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ..core.attention import Rope
 from .cache import Cache
+from .layout import Layout, Places
 from .masks import dense, mask_mod
-from .places import places
+from .places import apart, places
 
 
 class Masked:
-    """An `Attend` of a whole sequence: position i sits at numbers[i] and sees what table [T, T] says. For one forward,
-    whose grid of positions all layers share."""
+    """An `Attend` of a whole sequence: position i sits at made[i] and sees what table [T, T] says. For one forward,
+    whose grid of positions all layers share.
 
-    def __init__(self, table: Tensor, numbers: Sequence[int] | None = None) -> None:
-        self.table = table
-        self.numbers = torch.tensor(range(len(table)) if numbers is None else numbers, dtype=torch.float64)
-        self._rope: Rope | None = None
+    layout: whose rule says where remembered positions are read; as made, if not given.
+    """
+
+    def __init__(self, table: Tensor, made: Sequence[int] | None = None, layout: Layout | None = None) -> None:
+        self.table, self.made = table, tuple(range(len(table)) if made is None else made)
+        self.places: Places = "absolute" if layout is None else layout.places
+        self.apart = None if layout is None else apart(table, self.made, layout)
+        self._ropes: tuple[Rope, ...] = ()
+
+    @property
+    def numbers(self) -> Tensor | None:
+        """See `core.attention.Placed`."""
+        return torch.tensor(self.made, dtype=torch.float64) if self.places == "absolute" else None
 
     def __call__(
         self,
@@ -41,15 +51,46 @@ class Masked:
         prefix: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        rows = (q.shape[2] - prefix) // len(self.table)
+        rows, table, scale = (q.shape[2] - prefix) // len(self.table), self.table, None
         if rope is not None:
-            self._rope = self._rope or rope.at(self.numbers.to(q.device), rows)
-            q, k = _turned(self._rope, q, prefix), _turned(self._rope, k, prefix)
+            self._ropes = self._ropes or self._placed(rope, rows, q.device)
+            now = self._ropes[0]
+            if self.apart is None or not (self.apart.sink or prefix):
+                q, k = _turned(now, q, prefix), _turned(now, k, prefix)
+            else:
+                table, scale, copied = self.apart.table, q.shape[3] ** -0.5, self.apart.sink * rows
+                q, k = self._halves(q, k, prefix, copied)
+                v, mask = _again(v, 2, prefix, copied), None if mask is None else _again(mask, 1, prefix, copied)
         if q.is_cuda and mask is None:
-            return _compiled()(q, k, v, block_mask=_block_mask(self.table, rows, prefix, q.device))  # type: ignore[no-any-return]
-        seen = _dense(self.table, rows, prefix, q.device)
+            blocks = _block_mask(table, rows, prefix, q.device)
+            return _compiled()(q, k, v, block_mask=blocks, scale=scale)  # type: ignore[no-any-return]
+        seen = _dense(table, rows, prefix, q.device)
         seen = seen if mask is None else seen & mask[:, None, None]
-        return scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+
+    def _placed(self, rope: Rope, rows: int, device: torch.device) -> tuple[Rope, ...]:
+        places = [torch.tensor(self.made, dtype=torch.float64)]
+        if self.apart is not None:
+            places += [self.apart.queries, torch.arange(self.apart.sink, dtype=torch.float64)]
+        return tuple(rope.at(place.to(device), rows) for place in places)
+
+    def _halves(self, q: Tensor, k: Tensor, prefix: int, copied: int) -> tuple[Tensor, Tensor]:
+        """Queries [B, heads, N, 2 D] and keys [B, heads, N + copied, 2 D], so that one product reads from two places:
+        queries at both, keys with zeros for the one they are not read from."""
+        assert self.apart is not None
+        now, there, ranks = self._ropes
+        wide = q.shape[3]
+        keys = [pad(now(k[:, :, prefix:]), (0, wide))]
+        if prefix:
+            keys.insert(0, pad(k[:, :, :prefix], (wide, 0) if self.apart.text else (0, wide)))
+        if copied:
+            keys.append(pad(ranks(k[:, :, prefix : prefix + copied]), (wide, 0)))
+        return torch.cat([_turned(now, q, prefix), _turned(there, q, prefix)], 3), torch.cat(keys, 2)
+
+
+def _again(x: Tensor, dim: int, start: int, count: int) -> Tensor:
+    """With `count` of its rows from `start` on once more behind it."""
+    return torch.cat([x, x.narrow(dim, start, count)], dim)
 
 
 @lru_cache(maxsize=4)
@@ -62,8 +103,8 @@ def _dense(table: Tensor, rows: int, prefix: int, device: torch.device) -> Tenso
 def _block_mask(table: Tensor, rows: int, prefix: int, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    n = prefix + rows * len(table)
-    return create_block_mask(mask_mod(table.to(device), rows, prefix), None, None, n, n, device=str(device))
+    n, m = (prefix + rows * count for count in table.shape)
+    return create_block_mask(mask_mod(table.to(device), rows, prefix), None, None, n, m, device=str(device))
 
 
 @lru_cache(maxsize=1)

@@ -66,11 +66,11 @@ def with_prefix(table: Tensor) -> Tensor:
 
 
 def dense(table: Tensor, rows: int, prefix: int = 0) -> Tensor:
-    """[N, N] of tokens: `rows` to a position, after `prefix` of text."""
+    """[N, M] of tokens: `rows` to a position, after `prefix` of text."""
     if not prefix:
         return table.repeat_interleave(rows, 0).repeat_interleave(rows, 1)
-    counts = torch.tensor([prefix] + [rows] * len(table), device=table.device)
-    return with_prefix(table).repeat_interleave(counts, 0).repeat_interleave(counts, 1)
+    queries, keys = (torch.tensor([prefix] + [rows] * count, device=table.device) for count in table.shape)
+    return with_prefix(table).repeat_interleave(queries, 0).repeat_interleave(keys, 1)
 
 
 def mask_mod(table: Tensor, rows: int, prefix: int = 0) -> MaskMod:

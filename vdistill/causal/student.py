@@ -39,7 +39,7 @@ class BlockCausal:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         if attend is full:
-            attend = Masked(block_causal(self.layout, x.shape[2] // self.unit))
+            attend = Masked(block_causal(self.layout, x.shape[2] // self.unit), layout=self.layout)
         return self.inner.x0(x, each_position(t), cond, attend=attend)
 
 
@@ -64,7 +64,7 @@ class AfterClean:
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         length = x.shape[2]
         positions = length // self.unit
-        seen = Masked(teacher_forcing(self.layout, positions), [*range(positions)] * 2)
+        seen = Masked(teacher_forcing(self.layout, positions), [*range(positions)] * 2, self.layout)
         before = torch.full((len(x), length), self.level, dtype=torch.float64, device=x.device)
         times = torch.cat([before, each_position(t).to(torch.float64).expand(-1, length)], 1)
         twice = replace(cond, along={k: torch.cat([v, v], 1) for k, v in cond.along.items()})
