@@ -48,10 +48,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _demo(p: argparse.ArgumentParser) -> None:
     what = "clip: a four-step student of the shipped teacher; stream: a causal one, and a minute of video from it"
-    p.add_argument("what", nargs="?", choices=("clip", "stream"), default="clip", help=f"{what} (default: clip)")
-    p.add_argument("--out", metavar="DIR", type=Path, help="folder to write (default: runs/demo or runs/demo_stream)")
-    p.add_argument("--seconds", metavar="S", type=float, help="demo stream: length of the video (default: 60)")
-    p.add_argument("--clips", metavar="N", type=int, help="demo stream: captions that are measured (default: 48)")
+    what = f"{what}; talk: one-pass students of a teacher that hears, and a minute of talking"
+    kinds = ("clip", "stream", "talk")
+    p.add_argument("what", nargs="?", choices=kinds, default="clip", help=f"{what} (default: clip)")
+    p.add_argument("--out", metavar="DIR", type=Path, help="folder to write (default: runs/demo, or runs/demo_WHAT)")
+    p.add_argument("--seconds", metavar="S", type=float, help="demo stream, talk: length of the video (default: 60)")
+    p.add_argument("--clips", metavar="N", type=int, help="demo stream, talk: clips that are measured (default: 48)")
+    p.add_argument("--teacher", metavar="MODEL", help="demo talk: run or folder of a teacher that hears")
     p.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     p.add_argument("--minutes", type=float, help="time to spend on distilling; the recipe's own without it")
     p.add_argument("--json", action="store_true", help="print the summary as JSON on stdout at the end")

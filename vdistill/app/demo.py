@@ -32,13 +32,19 @@ CLIPS, SHOWN = 96, 8
 
 def run(args: argparse.Namespace) -> int:
     """0 when the report is written; 130 after Ctrl-C, and the same command goes on."""
+    if args.teacher is not None and args.what != "talk":
+        raise UserError("belongs to vdistill demo talk", "--teacher", "leave it out")
     if args.what == "stream":
         from .demo_stream import run as run_stream
 
         return run_stream(args)
+    if args.what == "talk":
+        from .demo_talk import run as run_talk
+
+        return run_talk(args)
     for name in ("seconds", "clips"):
         if getattr(args, name) is not None:
-            raise UserError("belongs to vdistill demo stream", f"--{name}", "leave it out")
+            raise UserError("belongs to vdistill demo stream and talk", f"--{name}", "leave it out")
     begun, out = time.perf_counter(), Path(args.out or "runs/demo")
     as_folder(out)
     finite(args.minutes, 0.001, "--minutes")

@@ -1,0 +1,98 @@
+"""What is shown of a student that talks: a long clip through a live session, and two people who take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..avatar.rates import FPS
+from ..eval.talking import ends, seconds, talking_scores
+from ..families.stock import StockFamily
+from ..worlds.talker.duo import Duo
+from ..worlds.talker.talker import SPLITS, Talker
+from .scene import Scene, spoken
+from .speaker import Speaker, session_of, speaker_of
+from .talker_source import caption
+from .talker_truth import duo_truth, truth_of
+
+LEAST = 25  # frames each has the turn at least
+
+
+@dataclass(frozen=True)
+class Shown:
+    """pixels: [3, T, H, W] in [-1, 1]; sound: [640 T]; scores: one flat dictionary; rows: the same by second."""
+
+    pixels: Tensor
+    sound: Tensor
+    scores: dict[str, float]
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Talking:
+    """A model that talks: begins: latents of the past it goes on from; frames: of the clips it was made for."""
+
+    family: StockFamily
+    scales: Mapping[str, float]
+    frames: int
+    size: int
+    begins: int = 0
+    steps: int = 25
+
+    def speaker(self, picture: Tensor, text: str, seed: int) -> Speaker:
+        """It as the speaker of a picture."""
+        return speaker_of(
+            self.family, picture, self.frames, text,
+            scales=self.scales, begins=self.begins, steps=self.steps, seed=seed,
+        )  # fmt: skip
+
+
+def long(model: Talking, length: float, seed: int = 0) -> Shown:
+    """A clip of `length` seconds out of a session. scores: what the session says of itself, measures of the first and
+    the last five seconds (`ends`), and drift: the larger of what sync lost and identity error gained from the one to
+    the other, over the first, so that 0.05 is 5 % worse."""
+    split = "long" if length * FPS == SPLITS["long"].frames else "open"
+    world = Talker(split, model.size, round(length * FPS))
+    clip, text = world.clip(0), caption(world.who(0)[1].liveliness)
+    session = session_of(model.speaker(clip.reference, text, seed))
+    chunks = [*session.push(clip.sound), *session.finish()]
+    pixels = torch.cat([chunk.frames for chunk in chunks], 1)
+    rows = seconds(pixels[None], truth_of([clip]))
+    found = ends(rows)
+    return Shown(pixels, clip.sound, {**session.meter.said(), **found, "drift": drift(found)}, rows)
+
+
+def drift(found: Mapping[str, float]) -> float:
+    """The larger relative loss between both ends of a clip, of sync and of identity."""
+    sync, person = ("sync_pcc", "identity_error")
+    lost = (found[f"{sync}_first"] - found[f"{sync}_last"]) / max(abs(found[f"{sync}_first"]), 1e-6)
+    gained = (found[f"{person}_last"] - found[f"{person}_first"]) / max(found[f"{person}_first"], 1e-6)
+    return max(lost, gained)
+
+
+def realtime(model: Talking, length: float = 4.0) -> dict[str, float]:
+    """What a session of `length` seconds says of itself (`Meter.said`)."""
+    clip = Talker("open", model.size, round(length * FPS)).clip(0)
+    session = session_of(model.speaker(clip.reference, "a person speaks", 0))
+    session.push(clip.sound)
+    session.finish()
+    return session.meter.said()
+
+
+def duo(model: Talking, length: float = 6.0, seed: int = 0, masked: bool = True) -> Shown:
+    """Two people of the world in one picture, each with a track and a mask: the first clip in which both have a turn.
+
+    scores: crosstalk, aperture energy of who is silent over that of who speaks. masked: otherwise one sound for all."""
+    world, index = Duo(model.size, round(length * FPS)), 0
+    while (clip := world.clip(index)).active.sum(1).min() < LEAST:
+        index += 1
+    masks = clip.masks["person"].amax(1)
+    tracks = clip.tracks
+    if not masked:
+        masks, tracks = masks.amax(0, keepdim=True), clip.sound[None]
+    speaker = model.speaker(clip.reference, "a person speaks", seed)
+    pixels = torch.cat(list(spoken(speaker, Scene(clip.reference, masks, tracks))), 1)
+    return Shown(pixels, clip.sound, talking_scores(pixels[None], duo_truth([clip])))
