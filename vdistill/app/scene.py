@@ -24,7 +24,7 @@ from ..data.paths import open_regular
 from ..data.sound import Sound, read_sound
 from ..families.stock import StockFamily
 from .build_avatar import conditions_of, smallest
-from .speaker import Speaker, room
+from .speaker import Speaker
 
 LONGEST = 600.0  # seconds: masks and sound of a whole scene are held at once
 WIDEST = 4  # times as wide as high, or the other way
@@ -135,7 +135,7 @@ def spoken(speaker: Speaker, scene: Scene, block: int | None = None, meter: Mete
     total, meter = scene.tracks.shape[1] // SAMPLES, meter or Meter(0.0)
     if not total:
         raise UserError(f"lasts {scene.tracks.shape[1] / RATE:.3f} s, less than one frame", "--speaker")
-    first, block, back = room(speaker, block, None)
+    first, block, back = speaker.room(block, None)
     cond = told(speaker, scene, total)
     at = 0
     while meter.frames < total:
@@ -154,5 +154,6 @@ def told(speaker: Speaker, scene: Scene, total: int) -> Cond:
     stride, length = speaker.family.codec.temporal, speaker.shape[1]
     frames = 1 + stride * (-(-(total - 1) // stride) + length)
     tracks = pad(scene.tracks[:, : total * SAMPLES], (0, (frames - total) * SAMPLES))
-    masks = adaptive_avg_pool2d(scene.masks, speaker.shape[2:])[None, :, None].expand(-1, -1, frames, -1, -1)
+    shares = adaptive_avg_pool2d(scene.masks, (speaker.shape[2], speaker.shape[3]))  # [N, h, w]
+    masks = shares[None, :, None].expand(-1, -1, frames, -1, -1)
     return conditions_of(speaker.family).several(tracks[None], masks, speaker.ref, speaker.text)
