@@ -155,12 +155,15 @@ def test_a_few_step_teacher_is_asked_at_its_own_times_alone(teacher: Path, tmp_p
 
 def test_a_student_goes_on_from_another_runs_while_the_teacher_stays(teacher: Path, tmp_path: Path) -> None:
     train(toy(teacher, "osv_1"), tmp_path / "first")
+    begun, taught = (dict(open_model(path).net.state_dict()) for path in (tmp_path / "first", teacher))
     given = said(teacher, "osv_2")
-    given["method"]["start"] = str(tmp_path / "first")
-    built = build(Config.model_validate(given))
-    begun = open_model(tmp_path / "first").net.state_dict()
-    assert same_tensors(dict(built.method.learners["student"].state_dict()), dict(begun))
-    assert same_tensors(dict(built.family.net.state_dict()), dict(open_model(teacher).net.state_dict()))
+    for method in (given["method"], {"name": "dmd2", "steps": 2}):
+        given["method"] = method | {"start": str(tmp_path / "first")}
+        built = build(Config.model_validate(given))
+        assert same_tensors(dict(built.method.learners["student"].state_dict()), begun)
+        assert same_tensors(dict(built.family.net.state_dict()), taught)
+    critic = built.method.learners["critic"]["critic"]  # type: ignore[index]
+    assert same_tensors(dict(critic.state_dict()), taught)
 
 
 def test_frames_are_matched_with_the_teacher_of_images_that_is_named(teacher: Path, tmp_path: Path) -> None:

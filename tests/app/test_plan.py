@@ -15,12 +15,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdistill.app.build import Built, build, engine_of
+from vdistill.app.config import load
 from vdistill.app.plan import opened
+from vdistill.app.plan_memory import Simulated
 from vdistill.app.plan_step import simulate
 from vdistill.app.plan_watch import Watch
 from vdistill.app.schema import Config
 from vdistill.core.rng import Rng
 
+ROOT = Path(__file__).resolve().parents[2]
 CLIPS = {"name": "latents", "path": "gone"}
 WORLD = {"name": "wan", "random_tiny": "wan", "frames": 9, "height": 64, "width": 64, "long_text": "cut"}
 
@@ -188,6 +191,18 @@ def test_averaging_over_gpus_takes_the_gradients_twice_more(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["shapes_judge_pixels_tiny", "shapes_mcm_tiny"])
+def test_a_judge_of_decoded_frames_is_planned_with_its_work(name: str) -> None:
+    config = load(ROOT / "configs/video" / f"{name}.yaml")
+    without = config.model_copy(update={"method": config.method.model_copy(update={"judge": None})})
+    assert work(planned(config)) > work(planned(without)) > 0
+
+
+def work(found: Simulated) -> int:
+    """Operations of an update of the student."""
+    return found.updates["student"].flops.total()
+
+
 def test_inputs_of_both_kinds_cost_the_mean(tmp_path: Path) -> None:
     kinds = [{"inputs": "backward"}, {"inputs": "data"}, {"inputs": "mix", "data_weight": 0.25}]
     own, data, mix = (planned(tiny(tmp_path, method={**DMD2, **kind}, data=CLIPS)) for kind in kinds)

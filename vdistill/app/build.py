@@ -42,6 +42,7 @@ from .build_scales import has_learned, mixed_method, tokens_of, told_method, tol
 from .schema import Config, DataBank, ScopeLora
 from .schema_adversarial import MethodJudged
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_family import FamilyAnalytic
 from .schema_judge import MethodAdversarial
 from .schema_method import GuidanceSpec, MethodDmd2, MethodFlow, MethodGuidance, MethodLcm
 from .schema_scales import MethodMixed
@@ -235,7 +236,8 @@ def make_dmd2(config: Config, m: MethodDmd2, family: AnyFamily, roles: Roles, ti
 
 def evidence(config: Config, family: AnyFamily) -> Evidence:
     """What judges may need beside the networks."""
-    return evidence_of(family, lambda: make_source(config, family, 1)(0, 0))
+    size = (1, 1) if isinstance(config.family, FamilyAnalytic) else config.family.clip[1:]
+    return evidence_of(family, lambda: make_source(config, family, 1)(0, 0), size)
 
 
 def inputs_of(config: Config, kind: str, times: tuple[float, ...], law: Times, data_weight: float) -> Inputs:

@@ -141,8 +141,9 @@ def consistency(m: MethodJudgedConsistency, teacher: Denoiser) -> tuple[Aim, Inp
     grid = tuple(teacher.schedule.grid(m.teacher_steps).tolist())
     law = Grid(grid[:-1])
     inputs: Inputs = Noised(law)
+    own = OwnNoised(law, grid[0])
     if m.own:
-        inputs = Mixed((OwnNoised(law, grid[0]), inputs), (m.own, 1 - m.own))
+        inputs = own if m.own == 1 else Mixed((own, inputs), (m.own, 1 - m.own))
     metric = pseudo_huber(m.huber_c)
     return SeenConsistency(teacher, grid, m.skip, m.solves, VIEWS[m.view], metric, m.solver, m.weight), inputs
 

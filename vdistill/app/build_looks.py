@@ -32,20 +32,20 @@ from .schema_judge import PIXELS, TOKENS, Judge
 @dataclass(frozen=True)
 class Evidence:
     """What a judge may need beside the networks. first: a batch of the run's data, opened when it is asked for; decode:
-    latents to pixels, with a gradient; apart: it takes each latent frame by itself; spatial: pixels along an edge for
-    one latent place."""
+    latents to pixels, with a gradient; apart: it takes each latent frame by itself; size: height and width of the
+    clips, pixels."""
 
     first: Callable[[], Batch]
     decode: Callable[[Tensor], Tensor] | None = None
     apart: bool = False
-    spatial: int = 8
+    size: tuple[int, int] = (32, 32)
 
 
-def evidence_of(family: object, first: Callable[[], Batch]) -> Evidence:
-    """What a family and the run's data give."""
+def evidence_of(family: object, first: Callable[[], Batch], size: tuple[int, int] = (32, 32)) -> Evidence:
+    """What a family and the run's data give. size: height and width of its clips, pixels."""
     if not isinstance(family, StockFamily):
         return Evidence(cache(first))
-    return Evidence(cache(first), family.codec.unclipped, family.codec.temporal == 1, family.codec.spatial)
+    return Evidence(cache(first), family.codec.unclipped, family.codec.temporal == 1, size)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ def _pictures(spec: Judge, net: nn.Module, evidence: Evidence | None) -> Sight:
     features = image_features(spec)
     augment = in_turn([AUGMENTS[name] for name in spec.augment])
     look = Pictures(evidence.decode, features, spec.frames, evidence.apart, augment)
-    sides = [side * evidence.spatial for side in evidence.first().x.shape[3:]]
-    widths = [f.shape[-1] for f in features(torch.zeros(1, 3, *sides))]
+    widths = [f.shape[-1] for f in features(torch.zeros(1, 3, *evidence.size))]
     return Sight(look, _heads(spec)(widths, spec.hidden, told), None, tuple(each.name for each in told))
 
 

@@ -163,8 +163,8 @@ def _scales(config: Config) -> Iterator[tuple[str, str]]:
         yield "scales", "the analytic family takes one scale, by method guidance"
     if config.causal is not None:
         yield "scales", "a causal student is not told scales; leave out one of both"
-    for key in GUIDES:
-        if key in method.model_fields_set:
+    for key, field in type(method).model_fields.items():
+        if key in GUIDES and getattr(method, key) != field.default:  # a config written out has every default in it
             yield f"method.{key}", "has no effect beside scales, which say how the teacher is guided"
 
 
@@ -193,6 +193,8 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
     for key in ROLLED if inputs != "rollout" else ():
         if key in causal.model_fields_set and getattr(causal, key):
             yield f"causal.{key}", "belongs to dmd2 with inputs: rollout; leave it out"
+    if causal.start is not None and getattr(method, "start", None) is not None:
+        yield "method.start", "and causal.start are two ways to say one thing; say it in causal"
     if causal.teacher == "causal" and method.name != "dmd2":
         yield "causal.teacher", "belongs to dmd2; other methods of causal students have causal teachers; leave it out"
     if causal.teacher == "causal" and method.name == "dmd2" and method.gan_weight:

@@ -28,6 +28,7 @@ from .plan_memory import Opened, Simulated, Update, mean
 from .plan_sizes import bytes_of, counted, net_of, states, stepping, trained, weights
 from .plan_watch import AsOnGpu, Watch
 from .schema import Config, DataMedia, DataShapes
+from .schema_adversarial import MethodJudgedConsistency
 from .schema_family import FamilyAnalytic, FamilyStock
 from .texts import parts_of
 from .validate import SHOWN
@@ -158,6 +159,10 @@ def inputs_told_apart(config: Config) -> Iterator[tuple[float, Config]]:
         for part, chance in ((1 - share, 0.0), (share, 1.0)):
             causal = config.causal.model_copy(update={"rolling": chance})
             yield part, config.model_copy(update={"method": method, "causal": causal})
+        return
+    if isinstance(method, MethodJudgedConsistency) and 0 < method.own < 1:
+        for part, own in ((1 - method.own, 0.0), (method.own, 1.0)):
+            yield part, config.model_copy(update={"method": method.model_copy(update={"own": own})})
         return
     if getattr(method, "inputs", None) != "mix":
         yield 1.0, config.model_copy(update={"method": method})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .schema_adversarial import (
+    GoesOn,
     MethodAdd,
     MethodFrameMatching,
     MethodJudgedConsistency,
@@ -147,7 +148,7 @@ class MethodLcm(FewSteps):
         return self
 
 
-class MethodDmd2(FewSteps):
+class MethodDmd2(GoesOn):
     """Distribution matching (DMD2): follow teacher minus critic on the student's own samples, with a GAN if wished."""
 
     name: Literal["dmd2"] = note("dmd2", "this method")
@@ -184,7 +185,7 @@ class MethodDmd2(FewSteps):
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        later = {"judge": None, "divergence": "reverse_kl"}
+        later = {"judge": None, "divergence": "reverse_kl", "start": None}
         return {k: v for k, v in whole(self).items() if k not in later or v != later[k]}
 
     @model_validator(mode="after")
