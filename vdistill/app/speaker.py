@@ -80,6 +80,17 @@ class Speaker:
         sampler: Sampler = Deterministic() if isinstance(times, Straight) else Renoise()
         return sampler(self.net, noise, cond, rng, times)
 
+    def room(self, block: int | None, back: int | None) -> tuple[int, int, int]:
+        """Positions of (the first block, each later one, the past it is shown), as many as go into a clip where none
+        are asked for. UserError where a clip has no room for them."""
+        length = self.shape[1]
+        back = min(self.begins or BACK, BACK, length - 1) if back is None else back
+        block = length - back if block is None else block
+        if not 1 <= back < length or not 1 <= block <= length - back or back > BACK:
+            what = f"{block} positions after {back} of the past, in clips of {length}"
+            raise UserError(what, "session", f"at least 1 and 1 to {BACK}, together at most {length}")
+        return length, block, back
+
     @property
     def passes(self) -> int:
         """Of the network, so far."""
@@ -118,16 +129,5 @@ def session_of(speaker: Speaker, block: int | None = None, back: int | None = No
     """A session that makes `block` positions at a time, after `back` of the past. UserError where a clip of the model
     has no room for them."""
     heard = conditions_of(speaker.family)
-    first, block, back = room(speaker, block, back)
+    first, block, back = speaker.room(block, back)
     return Session(speaker, heard.encoder, heard.windows, first=first, block=block, back=back)
-
-
-def room(speaker: Speaker, block: int | None, back: int | None) -> tuple[int, int, int]:
-    """Positions of (the first block, each later one, the past it is shown). UserError as `session_of` says."""
-    length = speaker.shape[1]
-    back = min(speaker.begins or BACK, BACK, length - 1) if back is None else back
-    block = length - back if block is None else block
-    if not 1 <= back < length or not 1 <= block <= length - back or back > BACK:
-        what = f"{block} positions after {back} of the past, in clips of {length}"
-        raise UserError(what, "session", f"at least 1 and 1 to {BACK}, together at most {length}")
-    return length, block, back

@@ -1,6 +1,7 @@
 """`vdistill talk --image face.png --audio speech.wav --out talk.mp4`: a face that says what a sound says, for as long
 as the sound lasts.
 
+`--audio -` takes raw 16-bit samples at 16 kHz from another program and makes the film while they come.
 As a library: `vdistill.talk_session("runs/fast", "face.png").push(pcm)` takes sound as it comes.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
 
 SCALES = {"ref": "--ref-scale", "audio": "--audio-scale"}
 TEXT = "a person speaks"
+LONG = ("blocks", "windows")
+TOLD = 5.0  # seconds of video between two lines on the latency of a live sound
 PUSHED = 8000  # samples given to the session at once
 
 
@@ -37,7 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", type=Path, required=True, help="the face: one picture, PNG or JPEG")
     add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--audio", metavar="FILE", type=Path, help="what is said: any audio or video file")
+    who.add_argument("--audio", metavar="FILE", type=Path, help="what is said: any audio or video file, "
+        "or - for s16le samples at 16 kHz, one channel, from standard input")  # fmt: skip
     mask = "one of several people in the picture: what is said, and a picture of its size, white where they are"
     who.add_argument("--speaker", metavar="AUDIO:MASK.png", action="append", default=[], help=mask)
     add("--out", metavar="FILE", type=Path, default=Path("talk.mp4"), help="MP4 to write (default: talk.mp4)")
@@ -46,6 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--ref-scale", metavar="S", type=float, help="how strongly the face is kept; 1 means as it is")
     add("--steps", metavar="N", type=int, help="of a teacher (default: the model's); a student's are its own")
     add("--block", metavar="N", type=int, help="latent positions made at once; all that fit without it")
+    add("--long", choices=LONG, default="blocks", help="longer than a clip: one block after the other, or all at once "
+        "in windows that overlap (default: blocks)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the noise (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 
@@ -61,12 +67,14 @@ def run(args: argparse.Namespace) -> int:
         what = "is a folder" if args.out.is_dir() else "is no name of an .mp4 file"
         raise UserError(what, str(args.out), "name a file such as talk.mp4")
     as_folder(args.out.parent)
-    made = conversation(args) if args.speaker else monologue(args)
+    made = conversation(args) if args.speaker else live(args) if str(args.audio) == "-" else monologue(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     speaker = made.speaker
     scale = max(1, 256 // (speaker.shape[-2] * speaker.family.codec.spatial))
     with stopping() as stopped, video_writer(args.out, FPS, scale=scale, sound=(made.sound, RATE)) as file:
         for frames in made.blocks:
+            if made.fresh is not None:
+                file.hear(made.fresh())
             file.write(frames)
             if stopped():
                 print(f"ended after {file.frames / FPS:.1f} s", file=sys.stderr)
@@ -82,12 +90,14 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Talk:
-    """sound: what is heard, [samples]; blocks: frames [3, n, H, W], one after the other; meter: what they cost."""
+    """sound: what is heard, [samples]; blocks: frames [3, n, H, W], one after the other; meter: what they cost; fresh:
+    asks a live one for sound that came since."""
 
     speaker: Speaker
     sound: Tensor
     blocks: Iterator[Tensor]
     meter: Meter
+    fresh: Callable[[], Tensor] | None = None
 
 
 def monologue(args: argparse.Namespace) -> Talk:
@@ -102,10 +112,51 @@ def monologue(args: argparse.Namespace) -> Talk:
     if len(sound.samples) < SAMPLES:
         raise UserError(f"lasts {sound.seconds:.3f} s, less than one frame", str(args.audio), "give a longer sound")
     speaker = opened(args)
+    if args.long == "windows":
+        return at_once(args, speaker, sound.samples)
     session = session_of(speaker, args.block)
     pieces = [*sound.samples.split(PUSHED), None]
     chunks = (chunk for piece in pieces for chunk in (session.finish() if piece is None else session.push(piece)))
     return Talk(speaker, sound.samples, (chunk.frames for chunk in chunks), session.meter)
+
+
+def at_once(args: argparse.Namespace, speaker: Speaker, sound: Tensor) -> Talk:
+    """One face says a whole sound in windows. UserError for a block, of which there is none."""
+    from ..avatar.rates import SAMPLES
+    from ..avatar.session import Meter
+    from .talk_windows import checked, heard_whole, in_windows
+
+    if args.block:
+        raise UserError("windows are as long as the model's clips", "--block", "leave it out")
+    checked(speaker, len(sound) // SAMPLES)
+    meter = Meter(0.0)
+    return Talk(speaker, sound, in_windows(speaker, *heard_whole(speaker, sound), meter), meter)
+
+
+def live(args: argparse.Namespace) -> Talk:
+    """One face says what another program pipes in, while it comes. UserError for windows, which need the whole."""
+    import torch
+
+    from ..avatar.rates import FPS
+    from .speaker import session_of
+    from .talk_live import Live, latency, piped
+
+    if args.long == "windows":
+        raise UserError("a sound that is not over cannot be made at once", "--long windows", "use --long blocks")
+    source = piped(sys.stdin.buffer)
+    session = session_of(speaker := opened(args), args.block)
+    fed = Live(session, source)
+
+    def blocks() -> Iterator[Tensor]:
+        told = 0.0
+        for frames in fed:
+            yield frames
+            if session.meter.frames / FPS >= told + TOLD:
+                told = session.meter.frames / FPS
+                print(latency(session.meter), file=sys.stderr)
+        print(latency(session.meter), file=sys.stderr)
+
+    return Talk(speaker, torch.zeros(0), blocks(), session.meter, fed.fresh)
 
 
 def conversation(args: argparse.Namespace) -> Talk:
@@ -113,6 +164,8 @@ def conversation(args: argparse.Namespace) -> Talk:
     from ..avatar.session import Meter
     from .scene import read_scene, spoken, voices_of
 
+    if args.long == "windows":
+        raise UserError("is for one speaker", "--long windows", "leave it out")
     if args.box:
         raise UserError("the masks say where people are", "--box", "leave it out, or cut the picture")
     voices = voices_of(args.speaker)
@@ -169,12 +222,17 @@ def model_for(args: argparse.Namespace) -> tuple[StockFamily, About]:
 
 def speaking(args: argparse.Namespace, family: StockFamily, known: About, pixels: Tensor) -> Speaker:
     """A speaker of a picture [3, H, W] in [-1, 1] under the options of the command line."""
+    from .causal_file import read_causal
+    from .causal_speaker import causal
+    from .models import model_folder
     from .speaker import speaker_of
 
-    return speaker_of(
+    speaker = speaker_of(
         family, pixels, known.frames, args.text, scales=scales_of(args, known), begins=known.begins,
         steps=args.steps or known.steps, seed=args.seed,
     )  # fmt: skip
+    spec = read_causal(model_folder(model_of(args)))
+    return speaker if spec is None else causal(speaker, spec)
 
 
 def model_of(args: argparse.Namespace) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..core.cond import Cond
+from ..core.cond import Cond, Fields
 from ..core.errors import UserError
 from ..core.sampling import at, renoised, start
 from .attend import View
@@ -30,6 +30,11 @@ class RollingStream(Stream):
     def __post_init__(self) -> None:
         checked(self.plan)
         super().__post_init__()
+
+    def hear(self, along: Fields) -> None:
+        """Not possible: a window's blocks are made before what they follow is known."""
+        if along:
+            raise UserError("a rolling window is ahead of what it would follow", "stream.hear", "stream block by block")
 
     @torch.no_grad()
     def __next__(self) -> Tensor:

@@ -12,12 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.cond import Cond
+from ..core.cond import Cond, Fields
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.rng import EachRng, Rng
 from ..core.sampling import at
 from ..core.sampling import start as scaled
+from .along import Along
 from .attend import View
 from .cache import Cache
 from .rollout import Plan, block_rng, make_block, remember
@@ -32,7 +33,8 @@ class Stream:
     from the clean blocks that are still seen (Krea).
 
     number: position the next block begins at; begun: where the present scene began; recent: clean blocks that are still
-    seen, by the number they begin at.
+    seen, by the number they begin at; heard: what runs along the sequence, of blocks to come, taken out of the
+    condition or told later; followed: the same of the recent ones.
     """
 
     student: Denoiser
@@ -46,12 +48,27 @@ class Stream:
     number: int = 0
     begun: int = 0
     recent: dict[int, Tensor] = field(default_factory=dict)
+    heard: Along = field(default_factory=Along)
+    followed: dict[int, Fields] = field(default_factory=dict)
     cache: Cache = field(init=False)
     fading: tuple[Cond, int, int] | None = None
     """(the prompt before, blocks that are blended, blocks of them made)"""
 
     def __post_init__(self) -> None:
         self.cache = self._empty()
+        self.hear(self.cond.along)
+        self.cond = replace(self.cond, along={})
+
+    def hear(self, along: Fields) -> None:
+        """What the next latents that nothing was told of follow: name -> [B, n, ...], in pieces of any length.
+
+        From then on a block is made only where all that it follows has been told. UserError for another kind of thing
+        than before.
+        """
+        if along and not self.heard.values:
+            self.heard.start = self.number * self.plan.unit
+        if along:
+            self.heard.hear({name: value.to(self.device) for name, value in along.items()})
 
     # -- making blocks ----------------------------------------------------------------------------------------------
 
@@ -120,9 +137,10 @@ class Stream:
             self._recache()
         count = x.shape[2] // self.plan.unit
         ids = range(self.number, self.number + count)
-        cond, plan = self._cond(), replace(plan, first=None)
+        heard = self.heard.of(self.number * self.plan.unit, x.shape[2])
+        cond, plan = replace(self._cond(), along=heard), replace(plan, first=None)
         block = make(self.student, x, cond, self.cache, plan, self._rng(self.number), ids)
-        self.recent[self.number] = block
+        self.recent[self.number], self.followed[self.number] = block, heard
         self.number += count
         self._forget()
         return block
@@ -133,6 +151,8 @@ class Stream:
         gone = [start for start, x in self.recent.items() if kept.isdisjoint(self._numbers(start, x))]
         for start in gone:
             del self.recent[start]
+            self.followed.pop(start, None)
+        self.heard.forget(self.number * self.plan.unit)
 
     def _numbers(self, start: int, block: Tensor) -> range:
         return range(start, start + block.shape[2] // self.plan.unit)
@@ -153,6 +173,8 @@ class Stream:
         blocks, one after the other as they were made (LongLive). blend: as keep, and the prompt goes over in equal
         steps within `blocks` blocks (Krea). cut: everything is forgotten; the next block begins another scene.
         """
+        if cond.along:
+            raise UserError(f"{min(cond.along)} follows the sequence", "stream.switch", "tell it by stream.hear")
         if how == "blend":
             if blocks < 1:
                 raise UserError(f"a blend takes 1 block or more, found {blocks}", "stream.switch")
@@ -161,15 +183,16 @@ class Stream:
             return
         self.cond, self.fading = cond, None
         if how == "cut":
-            self.cache, self.recent, self.begun = self._empty(), {}, self.number
+            self.cache, self.recent, self.followed, self.begun = self._empty(), {}, {}, self.number
         elif how == "recache":
             self._recache()
 
     def _recache(self) -> None:
         self.cache = self._empty()
         for start, block in sorted(self.recent.items()):
-            view = View(self.cache, self._numbers(start, block))
-            remember(self.student, block, self.cond, view, self.plan, block_rng(self._rng(start), start))
+            ids = self._numbers(start, block)
+            cond = replace(self.cond, along=self.followed.get(start, {}))
+            remember(self.student, block, cond, View(self.cache, ids), self.plan, block_rng(self._rng(start), start))
 
     def _cond(self) -> Cond:
         """The condition of the next block; counts a blend on."""
@@ -187,6 +210,8 @@ class Stream:
         numbers = torch.tensor([self.number, self.begun, *self.seeds], dtype=torch.int64)
         found = {"numbers": numbers} | {f"cache/{k}": v for k, v in self.cache.state().items()}
         found |= {f"recent/{start}": block.clone() for start, block in self.recent.items()}
+        found |= {f"heard/{k}": v for k, v in self.heard.state().items()}
+        found |= {f"followed/{n}/{k}": v.clone() for n, told in self.followed.items() for k, v in told.items()}
         found |= _packed("cond", self.cond)
         if self.fading is not None:
             found |= _packed("before", self.fading[0])
@@ -203,6 +228,9 @@ class Stream:
         self.cache = self._empty()
         self.cache.restore(_under("cache/", state))
         self.recent = {int(k): v.to(self.device) for k, v in _under("recent/", state).items()}
+        self.heard = Along.restored(_under("heard/", state), self.device)
+        follows = {n: _under(f"followed/{n}/", state) for n in self.recent}
+        self.followed = {n: {k: v.to(self.device) for k, v in told.items()} for n, told in follows.items()}
         self.cond = _unpacked("cond", state, self.device)
         self.fading = None
         if "fading" in state:

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from torch import Tensor
 
 from .media import ITU709, to_bytes
@@ -46,6 +47,11 @@ class VideoWriter:
             self.track.open(self.container)
         return stream
 
+    def hear(self, sound: Tensor) -> None:
+        """More of the sound [samples], for a film that began with some, if only with none."""
+        assert self.track is not None
+        self.track.add(sound)
+
     def finish(self) -> None:
         """What the encoder still holds."""
         if self.stream is not None:
@@ -58,17 +64,21 @@ class Track:
     """The sound of a film: float [N] in [-1, 1] at `rate` Hz, one channel, written as far as there are pictures."""
 
     def __init__(self, sound: Tensor, rate: int) -> None:
-        self.sound, self.rate, self.done = sound, rate, 0
+        self.sound, self.rate, self.done, self.gone = sound, rate, 0, 0
         self.stream: Any = None
 
     def open(self, container: Any) -> None:
         """Announce it; before the first picture is written."""
         self.stream = container.add_stream("aac", rate=self.rate, layout="mono", options={"b": "96k"})
 
+    def add(self, more: Tensor) -> None:
+        """Sound that comes later, in place of what is written already."""
+        self.sound, self.gone = torch.cat([self.sound[self.done - self.gone :], more]), self.done
+
     def write(self, container: Any, seconds: Fraction) -> None:
         """All sound up to this moment."""
-        end = min(round(seconds * self.rate), len(self.sound))
-        samples = self.sound[self.done : end].float().clamp(-1, 1).cpu().numpy()[None]
+        end = min(round(seconds * self.rate), self.gone + len(self.sound))
+        samples = self.sound[self.done - self.gone : end - self.gone].float().clamp(-1, 1).cpu().numpy()[None]
         if samples.size:
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.done, Fraction(1, self.rate)
