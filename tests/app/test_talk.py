@@ -5,59 +5,29 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import av
 import pytest
 import torch
+from talkers import model, write_sound
 from torch import Tensor
 from torch.nn.functional import conv1d
 
 import vdistill
 from vdistill.app import cli
-from vdistill.app import config as configs
-from vdistill.app.about import About
-from vdistill.app.build_family import make_family
 from vdistill.app.models import open_model
 from vdistill.app.speaker import session_of, speaker_of
-from vdistill.avatar.rates import RATE, SAMPLES
+from vdistill.avatar.rates import SAMPLES
 from vdistill.core.errors import UserError
-from vdistill.core.rng import Rng
 from vdistill.data.encode import png
 from vdistill.data.sound import read_sound
-from vdistill.families.stock import StockFamily
 from vdistill.worlds.talker.clips import Clip
 from vdistill.worlds.talker.talker import Talker
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@cache
-def model(begins: int = 2) -> Path:
-    """A folder of an untrained model that hears, its outputs not all one."""
-    folder = Path(mkdtemp()) / "model"
-    family = make_family(configs.load(ROOT / "configs/avatar/talker_teacher_tiny.yaml"))
-    assert isinstance(family, StockFamily)
-    for i, (name, p) in enumerate(sorted(family.net.named_parameters())):
-        if not p.any():
-            p.data = 0.02 * Rng(i).normal(name, p.shape)
-    family.save(family.net, folder)
-    About(9, 32, 32, steps=3, scales={"ref": 1.5, "audio": 2.0}, begins=begins).write(folder)
-    return folder
 
 
 @cache
 def clip() -> Clip:
     return Talker("open", 32, 49, 1).clip(3)
-
-
-def write_sound(path: Path, sound: Tensor) -> None:
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("pcm_s16le", rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray((sound.clamp(-1, 1) * 32767).short().numpy()[None], "s16", "mono")
-        frame.sample_rate = RATE
-        file.mux(stream.encode(frame))
-        file.mux(stream.encode())
 
 
 @pytest.fixture

@@ -1,0 +1,239 @@
+"""`vdistill demo talk`: what it measures is exact where the answer is known; its page is one file; errors in a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from talkers import model, write_sound
+
+from vdistill.app.build_scales import plan_of, with_tokens
+from vdistill.app.cli import main
+from vdistill.app.demo_talk import STAGES, Show, page_of, teacher_of, ways
+from vdistill.app.demos import recipe
+from vdistill.app.generate import Sampled
+from vdistill.app.models import clip_shape, open_model
+from vdistill.app.talk_exam import (
+    HELD_OUT,
+    IN_RANGE,
+    Paper,
+    guided_way,
+    paper,
+    rendered,
+    scale_points,
+    scores,
+    target_error,
+    told_way,
+)
+from vdistill.app.talk_report import Film, render
+from vdistill.app.talk_shows import Shown, drift
+from vdistill.data.encode import png
+from vdistill.families.stock import StockFamily
+from vdistill.worlds.talker.duo import Duo, DuoClip
+
+USUAL = {"ref": 1.5, "audio": 2.0}
+
+
+@cache
+def given() -> Paper:
+    return paper(2, 9, 32)
+
+
+@cache
+def newborn() -> StockFamily:
+    """A student that was born of the teacher, and told its scales, but learned nothing."""
+    family = open_model(model())
+    return with_tokens(family, recipe("demo_talk.yaml", 0).scales)
+
+
+def told_apart(student: StockFamily) -> float:
+    config = recipe("demo_talk.yaml", 0)
+    assert config.scales is not None
+    points = scale_points({"ref": 3.0, "audio": 4.0}, IN_RANGE)
+    return target_error(student, open_model(model()), plan_of(config.scales), given(), points)
+
+
+def test_a_student_that_ignores_its_scales_misses_all_that_guidance_does() -> None:
+    assert told_apart(newborn()) == 1.0
+
+
+def test_scales_held_out_are_past_those_that_were_learned() -> None:
+    most = {"ref": 3.0, "audio": 4.0}
+    inside, beyond = (scale_points(most, shares) for shares in (IN_RANGE, HELD_OUT))
+    assert all(point[name] <= most[name] for point in inside for name in most) and most in inside
+    assert all(any(point[name] > most[name] for name in most) for point in beyond)
+
+
+def test_passes_are_those_of_the_paper() -> None:
+    """25 x 3, and 6 x 3 of a student that is told nothing; a few-step student takes its times."""
+    family = open_model(model())
+    shape = clip_shape(family, 9, 32, 32)
+    few = open_model(model())
+    few.times = (1.0, 0.5)
+    made = {name: rendered(way, given(), shape).passes for name, way in {
+        "teacher": guided_way(family, USUAL, 25), "balanced": guided_way(newborn(), USUAL, 6),
+        "told": told_way(newborn(), USUAL, 6), "two": told_way(few, {}), "plain": guided_way(family, {}, 6),
+    }.items()}  # fmt: skip
+    assert made == {"teacher": 75, "balanced": 18, "told": 6, "two": 2, "plain": 6}
+    named = ways(family, dict.fromkeys(STAGES, newborn()), USUAL)
+    assert [*named] == ["teacher", "balanced", "fast", "ours4", "ours2", "plain"]
+
+
+def test_a_newborn_student_guided_in_passes_is_the_teacher_guided() -> None:
+    shape = clip_shape(newborn(), 9, 32, 32)
+    own = rendered(guided_way(newborn(), USUAL, 2), given(), shape).pixels
+    assert torch.equal(own, rendered(guided_way(open_model(model()), USUAL, 2), given(), shape).pixels)
+
+
+def test_true_clips_are_in_sync_and_show_the_right_people() -> None:
+    truth = torch.stack([clip.frames for clip in given().clips])
+    found = scores(Sampled(truth, 0, 0.0), given())
+    assert found["sync_pcc"] > 0.8 and found["identity_error"] < 0.2
+
+
+def test_drift_is_the_larger_loss_between_both_ends() -> None:
+    ends = {"sync_pcc_first": 0.8, "sync_pcc_last": 0.6, "identity_error_first": 0.2, "identity_error_last": 0.22}
+    assert drift(ends) == pytest.approx(0.25)
+    assert drift({**ends, "sync_pcc_last": 0.9}) == pytest.approx(0.1)
+
+
+def test_each_stage_has_a_config_and_takes_the_times_it_says(tmp_path: Path) -> None:
+    _, about = teacher_of(str(model()))
+    for name, stage in STAGES.items():
+        config = stage.config(name, tmp_path, about, 3)
+        assert config.seed == 3 and getattr(config.method, "times", None) == (stage.times or None)
+    assert sum(stage.share for stage in STAGES.values()) == pytest.approx(1)
+
+
+def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
+    clips = torch.stack([clip.frames for clip in given().clips])
+    row = {"passes": 6, "seconds_per_clip": 0.5, "sync_pcc": 0.9, "offset": 0.0, "identity_error": 0.2, "jitter": 0.01,
+           "motion": 0.1, "aperture": 0.01}  # fmt: skip
+    names = ["teacher", "balanced", "fast", "ours4", "ours2", "plain"]
+    live = {"wait_ms": 240.0, "compute_p95_ms": 90.0, "realtime_factor": 1.3, "drift": 0.02, "offset_largest": 1.0,
+            "sync_pcc_first": 0.9, "sync_pcc_last": 0.8, "identity_error_first": 0.2,
+            "identity_error_last": 0.2}  # fmt: skip
+    seconds = [{"second": s, **row} for s in (0.0, 2.0)]
+    response = {name: [{"scale": s, **row} for s in (1.0, 2.0)] for name in ("audio", "ref")}
+    long = Shown(clips[0], given().clips[0].sound, live, seconds)
+    rows = {name: {**row, "passes": 75 if name == "teacher" else 6} for name in names}
+    made = {name: Sampled(clips, 6, 0.5) for name in names}
+    duo = Shown(clips[0], long.sound, {"crosstalk": 0.03})
+    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, long, duo, {"fast": live})
+    found = show.summary() | {"clips": 2, "seconds": 10, "seed": 0, "machine": "here", "teacher_model": "<talker>",
+                              "wall_s": 60.0, "peak_rss_gib": 1.0}  # fmt: skip
+    film = Film(b"mp4", clips[0, :, 0])
+    page = render(page_of(show, found, (film, film), {"fast": Path("runs/fast/student")}))
+    assert page.count("<video controls") == 2 and page.count('class="clip"') == 2 * (1 + len(names))
+    assert not re.search(r'(src|href)="(?!data:)', page) and "&lt;talker&gt;" in page and "12.5×" in page
+    assert found["against_teacher"]["fast"]["passes"] == 12.5 and json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--clips", "1"], "--clips: must be at least 2"),
+        (["--seconds", "9"], "--seconds: must be from 10 to 600, found 9"),
+        (["--minutes", "nan"], "--minutes"),
+        (["--teacher", "shapes"], "this model does not hear"),
+        (["--teacher", "nowhere"], "nowhere: no such model"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "talk", *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and told in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_belongs_to_the_demo_that_talks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "clip", "--teacher", "shapes", "--out", str(tmp_path / "out")]) == 2
+    assert "--teacher: belongs to vdistill demo talk" in capsys.readouterr().err
+
+
+# -- two speakers ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def two() -> DuoClip:
+    return Duo(32, 25).clip(0)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> list[str]:
+    """--image and --speaker of two people side by side."""
+    (tmp_path / "two.png").write_bytes(png(two().reference, 1))
+    said = ["--image", str(tmp_path / "two.png")]
+    for i in (0, 1):
+        write_sound(tmp_path / f"{i}.wav", two().tracks[i])
+        mask = two().masks["person"][i].amax(0).expand(3, -1, -1)
+        (tmp_path / f"{i}.png").write_bytes(png(2 * mask - 1, 1))
+        said += ["--speaker", f"{tmp_path / str(i)}.wav:{tmp_path / str(i)}.png"]
+    return said
+
+
+def test_two_people_in_one_picture_talk_for_as_long_as_the_longer_sound(scene: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "talk.mp4"
+    assert main(["talk", str(model()), *scene, "--steps", "1", "--out", str(out)]) == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["frames"] == 25 and told["passes"] == 3 * 5  # blocks of one pass for each branch
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--speaker", "a.wav"], "--speaker: expected AUDIO:MASK.png such as ann.wav:ann.png, found 'a.wav'"),
+        (["--box", "1,2,3,4"], "--box: the masks say where people are"),
+        (["--speaker", "{0}/0.wav:{0}/small.png"], "small.png: is 16x16, the picture 64x32"),
+        (["--speaker", "{0}/0.wav:{0}/black.png"], "black.png: shows nobody"),
+        (["--speaker", "{0}/0.wav:{0}/1.png"], "1.png: lies on that of 1.png"),
+        (["--speaker", "{0}/0.wav:{0}/none.png"], "none.png: no such file"),
+        (["--speaker", "{0}/none.wav:{0}/right.png"], "none.wav: no such file"),
+        (["--audio", "a.wav"], "not allowed with argument"),
+    ],
+)
+def test_a_wrong_speaker_is_one_line(
+    more: list[str], says: str, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size, level in (("small", (16, 16), 1.0), ("black", (32, 64), -1.0)):
+        (tmp_path / f"{name}.png").write_bytes(png(torch.full((3, *size), level), 1))
+    right = torch.full((3, 32, 64), -1.0)
+    right[..., 28:36] = 1.0
+    (tmp_path / "right.png").write_bytes(png(right, 1))
+    command = [
+        "talk",
+        str(model()),
+        *scene,
+        *(word.format(tmp_path) for word in more),
+        "--out",
+        str(tmp_path / "t.mp4"),
+    ]
+    try:
+        code = main(command)
+    except SystemExit as ended:  # what argparse itself refuses
+        code = int(ended.code or 0)
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error.splitlines()[-1] and not (tmp_path / "t.mp4").exists()
+
+
+@pytest.mark.slow
+def test_it_distils_measures_and_writes_a_page(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--minutes", "0.05", "--clips", "2", "--seconds", "10", "--teacher", str(model())]
+    assert main(["demo", "talk", *words, "--out", str(out)]) == 0
+    found = json.loads((out / "summary.json").read_text())
+    passes = {"teacher": 75, "balanced": 18, "fast": 6, "ours4": 4, "ours2": 2}
+    assert {name: found[name]["passes"] for name in passes} == passes
+    keys = ("sync_pcc", "identity_error", "jitter", "seconds_per_clip")
+    assert all(isinstance(found[name][key], float) for name in passes for key in keys)
+    single = ("target_error_in_range", "target_error_held_out", "drift_60s", "duo_leak", "session_realtime_factor")
+    assert all(isinstance(found[key], float) for key in single)
+    text = (out / "report.html").read_text()
+    assert text.count("<video") == 2 + 2 * 7 and not re.search(r'(src|href)="(?!data:)', text)
