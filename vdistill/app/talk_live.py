@@ -35,7 +35,7 @@ def pcm(source: BinaryIO) -> Iterator[Tensor]:
     left, begun = b"", False
     while more := read(READ):
         left += more
-        if not begun and len(left) < 4:
+        if len(left) < (2 if begun else 4):
             continue
         if not begun and (kind := next((name for sign, name in SIGNS.items() if left.startswith(sign)), None)):
             raise UserError(f"is a {kind} file, raw samples are expected", "--audio -", HINT)
