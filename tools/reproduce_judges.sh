@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The shapes teacher distilled at one budget without a judge and with each: accuracy, diversity, motion, Frechet, seconds.
-# About 20 minutes a judge on one CPU core. Use: tools/reproduce_judges.sh --out DIR [KEY=VALUE ...]; run it again to go
-# on. What follows is set in every config, such as train.steps=300 for a quick look.
+# DMD2 on the shapes world without a judge and with each of six, all from one 4-step student at one budget: accuracy,
+# diversity, motion, flicker, Frechet, seconds a step, memory; and modes of an exactly known mixture. Three to six minutes
+# a judge on one CPU core. Use: tools/reproduce_judges.sh --out DIR [KEY=VALUE ...]; the same command goes on where it
+# was ended. Writes DIR/summary.json and DIR/report.html. KEY=VALUE is set for every judge, such as train.steps=100.
+# Environment: JUDGES (which, none among them), START_STEPS, TEACHER_STEPS (0: the teacher is not measured), CLIPS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ ${1:-} == --out && -n ${2:-} ]] || { echo "use: $0 --out DIR [KEY=VALUE ...]" >&2; exit 2; }
@@ -9,12 +11,33 @@ out=$2
 shift 2
 vdistill=${VDISTILL:-.venv/bin/vdistill}
 python=${PYTHON:-.venv/bin/python}
+clips=${CLIPS:-96}
+teacher_steps=${TEACHER_STEPS:-50}
+read -ra judges <<< "${JUDGES:-none gan teacher latent motion pixels cross}"
 declare -A configs=(
   [none]=shapes_dmd2 [gan]=shapes_dmd2_gan [teacher]=shapes_dmd2_judge_teacher [latent]=shapes_dmd2_judge_latent
-  [motion]=shapes_dmd2_judge_motion
+  [motion]=shapes_dmd2_judge_motion [pixels]=shapes_judge_pixels [cross]=shapes_judge_cross
 )
-for name in none gan teacher latent motion; do
-  "$vdistill" train "configs/video/${configs[$name]}.yaml" --out "$out/$name" validation.every=0 "$@"
-  "$vdistill" eval "$out/$name" --clips 96 --json "$out/$name/eval.json"
+for name in "${judges[@]}"; do
+  [[ -v configs[$name] ]] || { echo "no judge $name; known: ${!configs[*]}" >&2; exit 2; }
 done
-"$python" tools/judges_summary.py "$out"
+measured() {  # NAME MODEL [OPTION ...]: once
+  [[ -s $out/$1/eval.json ]] || "$vdistill" eval "$2" --clips "$clips" --json "$out/$1/eval.json" "${@:3}"
+}
+
+[[ -d $out/start/student ]] ||
+  "$vdistill" train vdistill/assets/demo.yaml --out "$out/start" --set train.steps="${START_STEPS:-160}"
+for name in "${judges[@]}"; do
+  [[ -d $out/$name/student ]] ||
+    "$vdistill" train "configs/video/${configs[$name]}.yaml" --out "$out/$name" \
+      --set method.start="$out/start" method.times='[1.0, 0.95, 0.9, 0.8]' method.critic_per_student=2 data.open=0.3 \
+      optim.lr=3e-5 optim.critic_lr=2e-4 optim.warmup=10 optim.ema=0.95 \
+      train.steps=200 train.batch=8 train.precision=bf16 train.checkpoint_every=50 validation.every=0 "$@"
+  measured "$name" "$out/$name"
+done
+measured start "$out/start"
+(( teacher_steps == 0 )) || measured teacher50 shapes --steps "$teacher_steps" --guidance 2
+[[ -s $out/mixture.json ]] ||
+  PYTHONPATH=. "$python" tools/bench_methods.py --only dmd2 dmd2_gan dmd2_four dmd2_four_gan --json "$out/mixture.json"
+PYTHONPATH=. "$python" tools/judges_summary.py "$out"
+PYTHONPATH=. "$python" tools/judges_page.py "$out"
