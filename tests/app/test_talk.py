@@ -33,6 +33,7 @@ def clip() -> Clip:
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """--image and --audio of a clip."""
+    model()  # its making is heard on stderr
     face, sound = tmp_path / "face.png", tmp_path / "speech.wav"
     face.write_bytes(png(clip().reference, 1))
     write_sound(sound, clip().sound)
