@@ -26,6 +26,7 @@ from ..data.bank import OnTrajectory
 from ..discriminators.balance import GradientRatio
 from ..families.analytic import LABEL
 from ..families.analytic_family import AnalyticFamily
+from ..families.few_step import Straight
 from ..families.stock import StockFamily
 from ..methods.dmd2 import Dmd2, Dmd2Config
 from ..methods.flow import Flow, FlowConfig
@@ -171,8 +172,9 @@ def make_method(
     if isinstance(m, MethodMixed):
         assert config.scales is not None
         often: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
-        seen = inputs_of(config, m.inputs, m.times or (), often, m.data_weight)
-        return mixed_method(m, config.scales, family, roles, seen, limit), m.times
+        few = Straight(m.times) if m.times and m.substeps else m.times  # on the teacher's ODE no fresh noise belongs
+        seen = inputs_of(config, m.inputs, few or (), often, m.data_weight)
+        return mixed_method(m, config.scales, family, roles, seen, limit), few
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
         spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
@@ -247,7 +249,7 @@ def inputs_of(config: Config, kind: str, times: tuple[float, ...], law: Times, d
         return OnTrajectory(Bank.open(Path(config.data.path)), times)
     if kind == "data":
         return Noised(law)
-    own = Simulated(times)
+    own = Simulated(times, stochastic=not isinstance(times, Straight))
     return own if kind == "backward" else Mixed((own, Noised(law)), (1 - data_weight, data_weight))
 
 

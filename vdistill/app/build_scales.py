@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 
+from ..core.begin import Begin
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.guidance import Guidance
@@ -19,6 +20,8 @@ from ..families.guidance_tokens import NAME, GuidanceTokens, tokens_for
 from ..families.stock import StockFamily
 from ..methods.guidance_scales import ScaleLaw, ToldScales
 from ..methods.mixed import MixedConfig, MixedDistillation, Supervision
+from ..video.extend import Continued
+from .begun import Begun
 from .schema_scales import MethodMixed, ScalesSpec, SupervisionSpec
 
 AnyFamily = StockFamily | AnalyticFamily
@@ -86,8 +89,11 @@ def mixed_method(
     cfg = MixedConfig(m.floor, m.times or (), m.substeps)
     data = None if m.supervision is None else supervision_of(m.supervision)
     student, module = roles.denoisers["student"], roles.modules["student"]
-    teacher = told_teacher(family, roles.teacher, spec, limit)
-    return MixedDistillation(cfg, teacher, student, module, inputs, data)
+    if m.begin is None:
+        return MixedDistillation(cfg, told_teacher(family, roles.teacher, spec, limit), student, module, inputs, data)
+    teacher = told_teacher(family, Continued(roles.teacher, clean=True), spec, limit)
+    method = MixedDistillation(cfg, teacher, Continued(student, clean=True), module, inputs, data)
+    return Begun(method, Begin(m.begin.share, m.begin.most, m.begin.level), student.schedule)
 
 
 def supervision_of(spec: SupervisionSpec) -> Supervision:

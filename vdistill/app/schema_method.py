@@ -17,7 +17,7 @@ from .schema_adversarial import (
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_judge import Judge, MethodAdversarial
 from .schema_scales import MethodMixed
-from .schema_steps import FewSteps
+from .schema_steps import Beginning, FewSteps
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
@@ -51,14 +51,6 @@ class GuidanceSpec(Section):
         if self.kind == "cfg" and self.names is not None and len(self.names) != 1:
             raise fault("names", f"cfg goes without one condition, found {[*self.names]}; joint takes several")
         return self
-
-
-class Beginning(Section):
-    """Samples that begin with known positions, told clean."""
-
-    share: Share = note(0.5, "share of samples that begin so", "share")
-    most: int = note(1, "positions known, 1 to so many by even chance", "latents", ge=1, le=64)
-    level: float = note(0.0, "noise put on them is drawn below this level", "t, 1 = noise", ge=0, lt=1)
 
 
 class MethodFlow(Section):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from .schema_steps import Beginning
 from .section import REQUIRED, Few, Interval, Section, Share, fault, note
 
 Ramp = Annotated[tuple[float, float], Field(strict=False)]
@@ -128,6 +129,14 @@ class MethodMixed(Section):
         "data", "what the student sees: noised data, its own sampling at 'times', or one of them by chance"
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+    begin: Beginning | None = note(
+        None, "batches whose first positions are known, so that the student goes on from a clip before, as its teacher"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "begin" or v is not None}
 
     @model_validator(mode="after")
     def _times_where_needed(self) -> MethodMixed:

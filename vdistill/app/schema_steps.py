@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from .section import Few, Section, fault, note
+from .section import Few, Section, Share, fault, note
 
 
 class FewSteps(Section):
@@ -26,3 +26,11 @@ class FewSteps(Section):
         if self.times is not None and len(self.times) != self.steps:
             raise fault("times", f"{len(self.times)} times for {self.steps} steps; say one of them")
         return self
+
+
+class Beginning(Section):
+    """Samples that begin with known positions, told clean."""
+
+    share: Share = note(0.5, "share of samples that begin so", "share")
+    most: int = note(1, "positions known, 1 to so many by even chance", "latents", ge=1, le=64)
+    level: float = note(0.0, "noise put on them is drawn below this level", "t, 1 = noise", ge=0, lt=1)

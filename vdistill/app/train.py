@@ -180,7 +180,7 @@ def about_student(config: Config, built: Built) -> About:
         return About(*clip, steps, scale, m.name, frame_rate=rate)
     if told is not None:  # what it was told in training
         return About(*clip, steps, told, m.name, frame_rate=rate)
-    begins = m.begin.most if isinstance(m, MethodFlow) and m.begin is not None else 0
+    begins = m.begin.most if isinstance(m, MethodFlow | MethodMixed) and m.begin is not None else 0
     return About(*clip, steps, v.guidance, m.name, frame_rate=rate, scales=v.scales or {}, begins=begins)
 
 
