@@ -21,6 +21,8 @@ from vdistill.app.build_family import make_family
 from vdistill.app.causal_file import Saved, read_causal
 from vdistill.app.causal_speaker import CausalSpeaker, causal
 from vdistill.app.models import open_model
+from vdistill.app.scene import Scene, told
+from vdistill.app.scene import spoken as spoken_scene
 from vdistill.app.speaker import session_of, speaker_of
 from vdistill.app.train import train
 from vdistill.avatar.rates import SAMPLES
@@ -147,6 +149,17 @@ def test_another_text_is_told_between_blocks_and_the_sound_goes_on() -> None:
     assert torch.allclose(next(stream), next(same), atol=1e-5)
     with pytest.raises(UserError, match=r"audio follows the sequence"):
         stream.switch(cond)
+
+
+def test_two_people_talk_each_with_a_sound_of_their_own() -> None:
+    one = speaker()
+    tracks = torch.stack([clip().sound, clip().sound.flip(0)])
+    masks = torch.zeros(2, 32, 32)
+    masks[0, :, :16], masks[1, :, 16:] = 1, 1
+    scene = Scene(clip().reference, masks, tracks)
+    made = torch.cat([*spoken_scene(one, scene)], 1)
+    stream = Stream(one.net, one.stream.plan, one.stream.shape, told(one, scene, 49))
+    assert torch.equal(one.family.codec.decode(torch.cat([next(stream) for _ in range(13)], 2))[0], made)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -165,7 +165,8 @@ def test_a_piped_sound_makes_the_frames_of_the_same_sound_from_a_file() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"RIFF$\0\0\0WAVEfmt ", "is a WAV file, raw samples are expected"),
+        (b"RIFF$\0\0\0WAVEfmt ", "is a file of kind WAV, raw samples are expected"),
+        (b"\0\0\0\x1cftypisom", "is a file of kind MP4"),
         (b"", "ended after 0.000 s, less than one frame"),
         (raw(torch.zeros(600)), "ended after 0.037 s, less than one frame"),
     ],

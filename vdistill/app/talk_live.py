@@ -17,7 +17,11 @@ from ..avatar.session import Meter, Session
 from ..core.errors import UserError
 
 READ = 1 << 14  # bytes asked for at once, half a second; what is there is taken
-SIGNS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"\x1aE\xdf\xa3": "Matroska"}
+SIGNS = {
+    (0, b"RIFF"): "WAV", (0, b"fLaC"): "FLAC", (0, b"OggS"): "Ogg", (0, b"ID3"): "MP3", (4, b"ftyp"): "MP4",
+    (0, b"\x1aE\xdf\xa3"): "Matroska",
+}  # fmt: skip
+"""(place, bytes) -> the kind of file that has them there."""
 HINT = "such as: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | vdistill talk MODEL --audio - ..."
 
 
@@ -35,13 +39,18 @@ def pcm(source: BinaryIO) -> Iterator[Tensor]:
     left, begun = b"", False
     while more := read(READ):
         left += more
-        if len(left) < (2 if begun else 4):
+        if len(left) < (2 if begun else 8):
             continue
-        if not begun and (kind := next((name for sign, name in SIGNS.items() if left.startswith(sign)), None)):
-            raise UserError(f"is a {kind} file, raw samples are expected", "--audio -", HINT)
+        if not begun and (kind := kind_of(left)):
+            raise UserError(f"is a file of kind {kind}, raw samples are expected", "--audio -", HINT)
         begun, whole = True, len(left) // 2 * 2
         yield torch.frombuffer(bytearray(left[:whole]), dtype=torch.int16).float() / 32768
         left = left[whole:]
+
+
+def kind_of(begin: bytes) -> str | None:
+    """The kind of file that begins so, if it is one of those we know."""
+    return next((name for (at, sign), name in SIGNS.items() if begin.startswith(sign, at)), None)
 
 
 class Live:
