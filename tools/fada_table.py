@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
-
 from vdistill.app import config as configs
 from vdistill.app.build_scales import plan_of
+from vdistill.app.causal_file import read_causal
 from vdistill.app.demo_talk import FEW, STEPS, begins_of, teacher_of
 from vdistill.app.models import clip_shape, open_model
-from vdistill.app.talk_clips import told
 from vdistill.app.talk_exam import (
     HELD_OUT,
     IN_RANGE,
@@ -29,20 +27,13 @@ from vdistill.app.talk_exam import (
     paper,
     rendered,
     responses,
-    said,
     scale_points,
     scores,
     target_error,
     told_way,
 )  # fmt: skip
 from vdistill.app.talk_shows import Talking, drift, duo, long
-from vdistill.app.talker_truth import truth_of
-from vdistill.core.rng import Rng
-from vdistill.core.sampling import Renoise
-from vdistill.eval.talking import ends, seconds
 from vdistill.families.stock import StockFamily
-from vdistill.video.windows import Windowed
-from vdistill.worlds.talker.talker import Talker
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/avatar/talker_scales.yaml"
 JOINT = {"ref+audio": 2.0}
@@ -60,7 +51,7 @@ forms of tokens and losses, and measures are ours, so no number here is one of t
 """
 NOTES = {
     "A4": "Not run: `sync`, as the world's clips bring no confidence of sync.",
-    "A7": "Not run: sink and rolling cache, which need a causal student.",
+    "A7": "A causal student (sink and rolling cache) is measured where DIR has a run of one, named causal.",
     "A8": "Not run: a teacher without the region loss; the shipped recipe has it, so masks here are residual and loss.",
 }
 Row = Callable[[], Mapping[str, float]]
@@ -176,12 +167,20 @@ class Bench:
         begins = begins_of(self.out / run / "student", about)
         return Talking(self.student(run), self.scales[0], about.frames, about.height, begins)
 
+    def causal(self) -> Talking:
+        """The student of the run "causal", which keeps its guidance in its weights."""
+        _, about = teacher_of(self.name)
+        family, folder = self.student("causal"), self.out / "causal" / "student"
+        return Talking(family, {}, about.frames, about.height, causal=read_causal(folder))
+
     def lengths(self) -> dict[str, tuple[str, Row]]:
         return {
             "A7/blocks shown their past": ("six", lambda: both_ends(long(self.talker("six"), self.seconds).scores)),
             "A7/blocks drawn to their past": (
                 "six", lambda: both_ends(long(replace(self.talker("six"), begins=0), self.seconds).scores)),
-            "A7/shifted windows": ("six", lambda: both_ends(fused(self.talker("six"), self.seconds))),
+            "A7/shifted windows": (
+                "six", lambda: both_ends(long(self.talker("six"), self.seconds, windows=True).scores)),
+            "A7/causal, with a memory": ("causal", lambda: both_ends(long(self.causal(), self.seconds).scores)),
         }  # fmt: skip
 
     def masks(self) -> dict[str, tuple[str, Row]]:
@@ -198,21 +197,6 @@ def both_ends(found: Mapping[str, float]) -> dict[str, float]:
     """The columns of long clips."""
     names = [f"{key}_{end}" for key in ("sync_pcc", "identity_error", "colour") for end in ("first", "last")]
     return {k: found[k] for k in [*names, "offset_largest"]} | {"drift": drift(found)}
-
-
-@torch.no_grad()
-def fused(model: Talking, length: float) -> dict[str, float]:
-    """The whole clip at once in overlapping windows that move from step to step, on the same person and speech."""
-    family, frames = model.family, 1 + 4 * (round(length * 25) // 4)
-    clip = Talker("long" if length == 60 else "open", model.size, round(length * 25)).clip(0)
-    shape = clip_shape(family, frames, model.size, model.size)
-    window, times = (model.frames - 1) // 4 + 1, family.times or ()
-    sound = torch.nn.functional.pad(clip.sound, (0, max(0, 640 * frames - len(clip.sound))))[: 640 * frames]
-    cond = told(family, [replace(clip, sound=sound)], ["a person speaks"])
-    net = Windowed(said(family, family.net, model.scales), window, 2, 1, tuple(times), lead=1, max_batch=16)
-    noise = Rng(0).normal("first", shape)[None]
-    made = family.codec.decode(Renoise()(net, noise, cond, Rng(0, turn="talk/steps"), times))[:, :, : len(clip.mouth)]
-    return ends(seconds(made.float(), truth_of([clip.window(0, made.shape[2])])))
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:

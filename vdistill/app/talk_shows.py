@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from ..avatar.rates import FPS
+from ..avatar.session import Meter
 from ..eval.talking import ends, seconds, talking_scores
 from ..families.stock import StockFamily
 from ..worlds.talker.duo import Duo
 from ..worlds.talker.talker import SPLITS, Talker
+from .causal_file import Saved
+from .causal_speaker import causal
 from .scene import Scene, spoken
 from .speaker import Speaker, session_of, speaker_of
+from .talk_windows import heard_whole, in_windows
 from .talker_source import caption
 from .talker_truth import duo_truth, truth_of
 
@@ -33,7 +37,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Talking:
-    """A model that talks: begins: latents of the past it goes on from; frames: of the clips it was made for."""
+    """A model that talks. begins: latents of the past it goes on from; frames: of the clips it was made for; causal: of
+    a student with memory, how it makes block after block."""
 
     family: StockFamily
     scales: Mapping[str, float]
@@ -41,28 +46,34 @@ class Talking:
     size: int
     begins: int = 0
     steps: int = 25
+    causal: Saved | None = None
 
     def speaker(self, picture: Tensor, text: str, seed: int) -> Speaker:
         """It as the speaker of a picture."""
-        return speaker_of(
+        speaker = speaker_of(
             self.family, picture, self.frames, text,
             scales=self.scales, begins=self.begins, steps=self.steps, seed=seed,
         )  # fmt: skip
+        return speaker if self.causal is None else causal(speaker, self.causal)
 
 
-def long(model: Talking, length: float, seed: int = 0) -> Shown:
-    """A clip of `length` seconds out of a session. scores: what the session says of itself, measures of the first and
-    the last five seconds (`ends`), and drift: the larger of what sync lost and identity error gained from the one to
-    the other, over the first, so that 0.05 is 5 % worse."""
+def long(model: Talking, length: float, seed: int = 0, windows: bool = False) -> Shown:
+    """A clip of `length` seconds out of a session, or at once in windows. scores: what the meter says, measures of the
+    first and the last five seconds (`ends`), and drift: the larger of what sync lost and identity error gained from the
+    one to the other, over the first, so that 0.05 is 5 % worse."""
     split = "long" if length * FPS == SPLITS["long"].frames else "open"
     world = Talker(split, model.size, round(length * FPS))
     clip, text = world.clip(0), caption(world.who(0)[1].liveliness)
-    session = session_of(model.speaker(clip.reference, text, seed))
-    chunks = [*session.push(clip.sound), *session.finish()]
-    pixels = torch.cat([chunk.frames for chunk in chunks], 1)
+    speaker, meter = model.speaker(clip.reference, text, seed), Meter(0.0)
+    if windows:
+        made = list(in_windows(speaker, *heard_whole(speaker, clip.sound), meter))
+    else:
+        session = session_of(speaker)
+        made, meter = [chunk.frames for chunk in (*session.push(clip.sound), *session.finish())], session.meter
+    pixels = torch.cat(made, 1)
     rows = seconds(pixels[None], truth_of([clip]))
     found = ends(rows)
-    return Shown(pixels, clip.sound, {**session.meter.said(), **found, "drift": drift(found)}, rows)
+    return Shown(pixels, clip.sound, {**meter.said(), **found, "drift": drift(found)}, rows)
 
 
 def drift(found: Mapping[str, float]) -> float:
