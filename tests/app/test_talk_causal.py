@@ -24,6 +24,7 @@ from vdistill.app.models import open_model
 from vdistill.app.scene import Scene, told
 from vdistill.app.scene import spoken as spoken_scene
 from vdistill.app.speaker import session_of, speaker_of
+from vdistill.app.talk_clips import talking
 from vdistill.app.train import train
 from vdistill.avatar.rates import SAMPLES
 from vdistill.causal.cache import Cache
@@ -216,8 +217,27 @@ def test_stages_train_and_resume_bit_for_bit(stage: str, tmp_path: Path) -> None
     assert one == two and "nan" not in one
 
 
+@pytest.mark.parametrize("kind", SPECS)
+def test_clips_made_while_training_are_made_block_by_block(kind: str) -> None:
+    """Silence from the second block on changes nothing in the first, where a network that sees it all would tell."""
+    one = speaker(kind)
+    cond, shape, first = whole(one, clip().sound), (one.shape[0], 13, *one.shape[2:]), one.stream.next_count
+    audio = cond.along["audio"].clone()
+    audio[:, first:] = 0
+    how = (shape, 2, None, 0, None, (1.0, 0.6))
+    made, other = (
+        talking(one.family, c, *how, SPECS[kind]) for c in (cond, replace(cond, along={**cond.along, "audio": audio}))
+    )
+    seen = 1 + 4 * (first - 1)
+    assert made.shape == (1, 3, 49, 32, 32) and torch.equal(made[:, :, :seen], other[:, :, :seen])
+    assert not torch.equal(made[:, :, seen:], other[:, :, seen:])
+
+
 def test_the_tiny_recipe_trains_and_speaks(tmp_path: Path) -> None:
-    config = configs.load(ROOT / "configs/avatar/talker_causal_tiny.yaml", [f"family.path={model()}", "train.steps=2"])
+    config = configs.load(
+        ROOT / "configs/avatar/talker_causal_tiny.yaml",
+        [f"family.path={model()}", "train.steps=2", "validation.every=2"],
+    )
     train(config, tmp_path / "run")
     spec = read_causal(tmp_path / "run" / "student")
     assert spec is not None and spec.layout() == Layout(1, None, 5, 1, "relative")

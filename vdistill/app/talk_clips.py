@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..causal.rolling import generate_rolling
+from ..causal.rollout import Plan as Walk
+from ..causal.rollout import generate
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.engine import Engine
 from ..core.guidance import chain
 from ..core.guided import Guided
 from ..core.rng import Rng
+from ..core.sampling import Deterministic, Renoise, Sampler
 from ..data.encode import png
 from ..eval.aperture import aperture
 from ..eval.sync import pearson
@@ -22,7 +27,9 @@ from ..worlds.talker.clips import Clip
 from ..worlds.talker.talker import Talker
 from .build import Built
 from .build_avatar import conditions_of
+from .build_causal import unit_of
 from .build_scales import tokens_of, told_student
+from .causal_file import Saved, saved
 from .generate import Plan, latents
 from .models import clip_of
 from .schema import Config
@@ -56,14 +63,37 @@ def talking(
     seed: int = 0,
     net: Denoiser | None = None,
     times: Sequence[float] | None = None,
+    causal: Saved | None = None,
 ) -> Tensor:
     """Pixels [B, 3, T, H, W] in [-1, 1] of conditions of B clips. shape: [C, T, H, W] of their latents; scales: of a
-    chain, or those that a student with guidance tokens is told; times: of a few-step student."""
+    chain, or those that a student with guidance tokens is told; times: of a few-step student; causal: how a student
+    that makes its clips block by block does so."""
     count = len(next(iter(cond.fields.values())))
     noise = torch.stack([Rng(seed + i).normal("first", shape) for i in range(count)]).to(family.device)
     net = net or family.net
     net = under(net, scales) if tokens_of(family) is None else told_student(family, net, scales)
+    if causal is not None:
+        return family.codec.decode(rolled(family, causal, net, noise, cond, steps, times, seed))
     return family.codec.decode(latents(family, net, noise, cond, Plan(steps), times))
+
+
+def rolled(
+    family: StockFamily,
+    causal: Saved,
+    net: Denoiser,
+    noise: Tensor,
+    cond: Cond,
+    steps: int,
+    times: Sequence[float] | None,
+    seed: int,
+) -> Tensor:
+    """Latents block by block, as a stream makes them; times: of a student, otherwise `steps` of a causal teacher."""
+    unit, sampler = unit_of(family), cast(Sampler, Renoise())
+    if times is None:
+        times, sampler = tuple(family.schedule.grid(steps)[:-1].tolist()), Deterministic()
+    walk = Walk(causal.layout(unit), tuple(times), causal.first, causal.commit_sigma, unit, sampler)
+    make = generate_rolling if causal.rolling > 1 else generate
+    return make(net, noise, cond, walk, Rng(seed, turn="talk"))
 
 
 def talk_validator(config: Config, built: Built, engine: Engine) -> Callable[[int], None]:
@@ -73,7 +103,8 @@ def talk_validator(config: Config, built: Built, engine: Engine) -> Callable[[in
     frames, size, _ = clip_of(built, config)
     shape = family.codec.shape(frames, size, size)
     groups = {split: held_out(split, frames, size) for split in SPLITS}
-    how = (v.steps, v.scales, v.seed, built.student, built.times)
+    causal = saved(config.causal, built.times) if config.causal else None
+    how = (v.steps, v.scales, v.seed, built.student, built.times, causal)
 
     def validate(step: int) -> None:
         if not engine.accelerator.is_main_process:
