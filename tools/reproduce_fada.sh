@@ -2,7 +2,8 @@
 # FADA's ablations (arXiv 2412.16915) on the talker world: A1 passes, A2 tokens, A4 supervision, A7 long clips, A8 masks.
 # Our reconstruction: FADA has no public code, its teacher and its data are others, and so are its metrics.
 # Use: [TEACHER=MODEL STEPS=N FEW=N CLIPS=N LENGTH=S] tools/reproduce_fada.sh --out DIR [ABLATION ...]; run it again to
-# go on. SET="KEY=VALUE ..." is set in every config. 22 runs for all; on one CPU core about 2 s a step (estimated), so STEPS=100 FEW=50 is a look of an hour.
+# go on. SET="KEY=VALUE ..." is set in every config. 21 runs for all; on one CPU core about 3 s a step (estimated), so
+# STEPS=100 FEW=50 is a look of two hours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ ${1:-} == --out && -n ${2:-} ]] || { echo "use: $0 --out DIR [A1 A2 A4 A7 A8]" >&2; exit 2; }
