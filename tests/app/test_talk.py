@@ -148,3 +148,13 @@ def test_sound_shorter_than_a_frame_is_refused(
     options = [*files[:2], "--audio", str(tmp_path / "short.wav"), "--out", str(tmp_path / "a.mp4")]
     assert cli.main(["talk", str(model()), *options]) == 2
     assert "lasts 0.037 s, less than one frame" in capsys.readouterr().err
+
+
+def test_a_run_and_its_export_say_how_it_talks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, run = ROOT / "configs/avatar/talker_teacher_tiny.yaml", tmp_path / "run"
+    quick = ["train.steps=1", "train.batch=1", "data.takes=1"]
+    assert cli.main(["train", str(config), "--out", str(run), *quick]) == 0
+    assert f"next: vdistill talk {run} --image" in capsys.readouterr().err
+    assert cli.main(["export", str(run), str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"vdistill talk {tmp_path / 'out'} --image" in card and "from_pretrained" not in card

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from ..avatar.adapters import SIZES as ADAPTERS
 from ..families.opening import INDEX, call_defaults
 from .about import About
 from .convert import CAUSAL_FILE, CAUSAL_NOTE
@@ -78,20 +79,31 @@ def write_card(out: Path, run: Path, about: About, lora: bool) -> None:
         path = made["family"].get("path")
         base = str(model_folder(path)) if path else f"the base, {made['family'].get('random_tiny')}"
     steps = len(times) if times else about.steps
+    world = "talker" if (source / ADAPTERS).is_file() else "shapes"
     kind = f"few-step student ({len(times)} passes at t = {times})" if times else f"teacher ({about.steps} steps)"
     shown = "image" if about.frames == 1 else "video"
     lines = [
         "---", "library_name: diffusers", *["license: apache-2.0"] * own, f"pipeline_tag: text-to-{shown}", "---",
         f"# {made.get('name', final.name)}", "",
         f"A {kind}, {'a LoRA adapter for the base below' if lora else f'a stock {stock}'}, made with vdistill.", "",
-        "```python", snippet(final, about, stock, length, steps, base).rstrip(), "```", "",
+        *_usage(source, final, snippet(final, about, stock, length, steps, base)), "",
         *([CAUSAL_NOTE, ""] if (source / CAUSAL_FILE).is_file() else []),
         " ".join([FEW] * bool(times) + [CAPTIONS.format(length=length)] * (length is not None)), "",
         *_training(made, run),
         *["The license is that of the base model."] * (not own),
-        "Verified: on the shapes world only. Not verified: anything else.", "",
+        f"Verified: on the {world} world only. Not verified: anything else.", "",
     ]  # fmt: skip
     (out / "README.md").write_text("\n".join(lines))
+
+
+def _usage(source: Path, final: Path, code: str) -> list[str]:
+    """How it is run: by the stock pipeline, or, where that would not hear, by `vdistill talk`."""
+    if not (source / ADAPTERS).is_file():
+        return ["```python", code.rstrip(), "```"]
+    return [
+        "```bash", f"vdistill talk {final} --image face.png --audio speech.wav --out talk.mp4", "```", "",
+        "The stock pipeline opens the folder too, and neither hears nor looks at a reference.",
+    ]  # fmt: skip
 
 
 def _made_here(run: Path) -> bool:
@@ -119,6 +131,6 @@ def _training(made: dict[str, dict[str, object]], run: Path) -> list[str]:
     shown = {key: made[key] for key in ("method", "scope", "optim", "train") if key in made}
     method = yaml.safe_dump(shown, sort_keys=False)
     return [
-        "## Training", "", f"Base: `{made['family'].get('path', 'none, trained from nothing')}`. "
+        "## Training", "", f"Base: `{made['family'].get('path') or 'none, trained from nothing'}`. "
         f"{last['step']} steps; last losses: {losses}.", "", "```yaml", method.rstrip(), "```", "",
     ]  # fmt: skip

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from ..avatar.adapters import SIZES as ADAPTERS
 from ..core.checkpoint import io_error
 from ..core.engine import Engine, Report, append_line
 from ..core.errors import UserError
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         return 130 if engine.stopped_by == "SIGINT" else 0
     if engine.skipped:
         say(f"{engine.skipped} updates were not finite and changed nothing; metrics.jsonl has them as skipped")
-    say(f"done: {out / 'student'}\nnext: vdistill sample {out} --prompt '...' --out {out / 'samples'}")
+    say(f"done: {out / 'student'}\nnext: {then(out)}")
     return 0
 
 
@@ -164,6 +165,13 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
         raise (io_error(error, folder) if isinstance(error, SafetensorError) else error) from error
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def then(run: Path) -> str:
+    """What to type after a run is done."""
+    if (run / STUDENT / ADAPTERS).is_file():
+        return f"vdistill talk {run} --image face.png --audio speech.wav --out {run / 'talk.mp4'}"
+    return f"vdistill sample {run} --prompt '...' --out {run / 'samples'}"
 
 
 def about_student(config: Config, built: Built) -> About:
