@@ -151,7 +151,7 @@ def test_sound_shorter_than_a_frame_is_refused(
 
 
 def test_a_run_and_its_export_say_how_it_talks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, run = ROOT / "configs/avatar/talker_teacher_tiny.yaml", tmp_path / "run"
+    config, run = Path(__file__).resolve().parents[2] / "configs/avatar/talker_teacher_tiny.yaml", tmp_path / "run"
     quick = ["train.steps=1", "train.batch=1", "data.takes=1"]
     assert cli.main(["train", str(config), "--out", str(run), *quick]) == 0
     assert f"next: vdistill talk {run} --image" in capsys.readouterr().err
