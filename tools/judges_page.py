@@ -88,7 +88,8 @@ def page(out: Path, summary: Mapping[str, Any]) -> str:
     measured = json.loads((out / names[0] / "eval.json").read_text())["clips"]
     before = ["start"] if "start" in summary else []
     curves: dict[str, Curve] = {name: points for name in names if (points := told_apart(out / name))}
-    share = Axes(y="share told apart", log=False, low=0.4, high=1.0, say=percent, mark=0.5)
+    title, nothing = "Share of clips told apart by step", "No judge looked."
+    share = Axes(y="share", title=title, nothing=nothing, log=False, low=0.4, high=1.0, say=percent, mark=0.5)
     main = fill(
         "report_judges.html",
         clips=clips([sampler(out / name) for name in (*before, *names)], shown()),

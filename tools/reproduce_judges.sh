@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DMD2 on the shapes world without a judge and with each of six, all from one 4-step student at one budget: accuracy,
-# diversity, motion, flicker, Frechet, seconds a step, memory; and modes of an exactly known mixture. Three to six minutes
+# diversity, motion, flicker, Frechet, seconds a step, memory; and modes of an exactly known mixture. Four to six minutes
 # a judge on one CPU core. Use: tools/reproduce_judges.sh --out DIR [KEY=VALUE ...]; the same command goes on where it
 # was ended. Writes DIR/summary.json and DIR/report.html. KEY=VALUE is set for every judge, such as train.steps=100.
 # Environment: JUDGES (which, none among them), START_STEPS, TEACHER_STEPS (0: the teacher is not measured), CLIPS.
@@ -32,7 +32,7 @@ for name in "${judges[@]}"; do
     "$vdistill" train "configs/video/${configs[$name]}.yaml" --out "$out/$name" \
       --set method.start="$out/start" method.times='[1.0, 0.95, 0.9, 0.8]' method.critic_per_student=2 data.open=0.3 \
       optim.lr=3e-5 optim.critic_lr=2e-4 optim.warmup=10 optim.ema=0.95 \
-      train.steps=200 train.batch=8 train.precision=bf16 train.checkpoint_every=50 validation.every=0 "$@"
+      train.steps=150 train.batch=8 train.precision=bf16 train.checkpoint_every=50 validation.every=0 "$@"
   measured "$name" "$out/$name"
 done
 measured start "$out/start"
