@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .build import Built
     from .schema import Config
 
-SHIPPED = {"shapes": "assets/teacher_shapes", "shapes_causal": "assets/student_shapes_causal"}
+SHIPPED = {"shapes": "assets/teacher_shapes", "shapes_causal": "assets/student_shapes_causal",
+           "talker": "assets/teacher_talker"}  # fmt: skip
 STUDENT = "student"
 
 

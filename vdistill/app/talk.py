@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
     from .speaker import Speaker
 
 SCALES = {"ref": "--ref-scale", "audio": "--audio-scale"}
+TALKER = "talker"
 TEXT = "a person speaks"
 LONG = ("blocks", "windows")
 TOLD = 5.0  # seconds of video between two lines on the latency of a live sound
@@ -35,7 +36,7 @@ PUSHED = 8000  # samples given to the session at once
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `vdistill talk`."""
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help="run or folder of a model that hears")
+    add("model", nargs="?", metavar="MODEL", help="run or folder of a model that hears (default: the shipped talker)")
     add("--student", metavar="MODEL", help="the same, said as an option")
     add("--image", metavar="FILE", type=Path, required=True, help="the face: one picture, PNG or JPEG")
     add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")
@@ -236,11 +237,11 @@ def speaking(args: argparse.Namespace, family: StockFamily, known: About, pixels
 
 
 def model_of(args: argparse.Namespace) -> str:
-    """The model asked for. UserError for none, or two."""
-    if (args.student is None) == (args.model is None):
-        what = "no model" if args.model is None else f"two models, {args.model} and {args.student}"
+    """The model asked for, or the shipped one. UserError for two."""
+    if args.student is not None and args.model is not None:
+        what = f"two models, {args.model} and {args.student}"
         raise UserError(what, "talk", "name one: vdistill talk MODEL --image FILE --audio FILE")
-    return str(args.student or args.model)
+    return str(args.student or args.model or TALKER)
 
 
 def scales_of(args: argparse.Namespace, known: About) -> dict[str, float]:
