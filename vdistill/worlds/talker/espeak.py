@@ -119,7 +119,7 @@ def library() -> tuple[str, str | None]:
     if found:
         return found, None
     try:
-        import espeakng_loader  # type: ignore[import-untyped, unused-ignore]
+        import espeakng_loader
     except ImportError:
         raise UserError("eSpeak NG is not installed", "speech=espeak", HINT) from None
     return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
