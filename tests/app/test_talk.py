@@ -132,6 +132,21 @@ def test_a_wrong_option_is_one_line(
     assert not (tmp_path / "talk.mp4").exists()
 
 
+def test_a_few_step_student_without_scales_talks_unasked_for_any(files: list[str], tmp_path: Path) -> None:
+    """What its clips were validated under in training is the teacher's."""
+    config, run = tmp_path / "student.yaml", tmp_path / "run"
+    config.write_text(f"""
+name: student
+family: {{name: tiny, path: {model()}, size: 32, frames: 9}}
+data: {{name: talker, takes: 1, take: 17}}
+method: {{name: dmd2, steps: 1, critic_per_student: 1, guidance: {{kind: chain, scales: {{ref: 1.5, audio: 2.0}}}}}}
+train: {{steps: 1, batch: 1}}
+validation: {{scales: {{ref: 1.5, audio: 2.0}}}}
+""")
+    assert cli.main(["train", str(config), "--out", str(run)]) == 0
+    assert cli.main(["talk", str(run), *files, "--out", str(tmp_path / "talk.mp4")]) == 0
+
+
 def test_one_model_is_named(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["talk", "a", "--student", "b", *files]) == 2
     assert "talk: two models, a and b; name one" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def page_of(show: Show, found: Mapping[str, Any], video: tuple[Film, Film], fold
     fast = found["against_teacher"]["fast"]
     run = folders["fast"].parent
     return TalkReport(
-        "One pass a step, and the scales stay dials",
+        "One pass a step instead of three",
         f"{found['fast']['passes']:.0f} network passes instead of {found['teacher']['passes']:.0f} "
         f"({exact(fast['passes'])} fewer), on people and voices nobody has seen.",
         *video, samplers, captions, show.rows,

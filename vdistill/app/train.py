@@ -189,7 +189,8 @@ def about_student(config: Config, built: Built) -> About:
     if told is not None:  # what it was told in training
         return About(*clip, steps, told, m.name, frame_rate=rate)
     begins = m.begin.most if isinstance(m, MethodFlow | MethodMixed) and m.begin is not None else 0
-    return About(*clip, steps, v.guidance, m.name, frame_rate=rate, scales=v.scales or {}, begins=begins)
+    scales = v.scales or {} if built.times is None else {}  # a few-step student has them in its weights or tokens
+    return About(*clip, steps, v.guidance, m.name, frame_rate=rate, scales=scales, begins=begins)
 
 
 @contextmanager
