@@ -1,1 +1,1 @@
-"""Audio-driven students. Empty so far; conditions along the sequence are in core/cond.py."""
+"""Talking heads: sound as features, adapters that hear and see a reference, live sessions, sync."""
