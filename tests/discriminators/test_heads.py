@@ -14,11 +14,12 @@ from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 from vdistill.core.step import Batch
-from vdistill.discriminators.adversarial import Adversarial, with_anothers
+from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.agreement import Told, vectors
 from vdistill.discriminators.heads import CrossHeads, Reader, TokenHeads
 from vdistill.discriminators.latent import LatentJudge, MotionJudge, factorised_steps, full_steps
 from vdistill.discriminators.look import Whole
+from vdistill.discriminators.rounds import with_anothers
 from vdistill.discriminators.window import Window
 
 T = torch.tensor([0.3, 0.8])

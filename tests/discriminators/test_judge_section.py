@@ -57,6 +57,8 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{r1: 1.0, penalty: exact}", {"family": "tiny, path: shapes, attention: sage"}, "which sage has not; say probe"),
     ("{r1: 1.0, penalty: exact}", {"family": "tiny, path: shapes, attention: xformers"}, "which xformers has not"),
     ("{r1: 1.0, penalty: exact}", {"train": FRUGAL}, "activations that gradient_checkpointing gives up; say probe"),
+    ("{kind: latent, r1: 1.0, penalty: heads}", {}, "method.judge.penalty: kind: latent has no heads on features"),
+    ("{penalty: heads}", {}, "method.judge.penalty: has no effect while r1 and r2 are 0"),
     ("{penalty: exact}", {}, "method.judge.penalty: has no effect while r1 and r2 are 0"),
     ("{kind: motion}", {"family": "tiny, path: shapes, frames: 1"}, "motion needs two frames or more"),
     ("{kind: motion}", {"data": "{name: shapes, images: 0.2}"}, "shapes mixes in images, which do not move"),

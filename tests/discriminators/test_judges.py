@@ -135,9 +135,9 @@ def test_a_frozen_teacher_gives_the_sample_a_gradient_and_keeps_no_graph_for_the
     (pull,) = torch.autograd.grad(term.student(x, batch, Rng(0)).total, x)
     assert (pull != 0).any()
     net.requires_grad_(True)  # even then
-    level = next(term._levels(batch.x, Rng(0)))
-    assert not any(f.requires_grad for f in level.show(batch.x, batch.cond))
-    assert all(f.requires_grad for f in level.show(x, batch.cond))
+    level = next(term._levels(batch.x, batch.cond, Rng(0)))
+    assert not any(f.requires_grad for f in level.show(batch.x))
+    assert all(f.requires_grad for f in level.show(x))
     term.watch(x, batch, Rng(0)).total.backward()
     assert all(p.grad is None for p in net.parameters()) and x.grad is None
     assert all(p.grad is not None for p in term.module.parameters())
@@ -153,13 +153,13 @@ def test_levels_are_averaged_and_the_first_is_the_one_there_was() -> None:
     one, batch, _ = toy(True)
     two, _, _ = toy(True, levels=2)
     x = batch.x + 0.3
-    first, second = two._levels(x, Rng(0))
-    (alone,) = one._levels(x, Rng(0))
+    first, second = two._levels(x, batch.cond, Rng(0))
+    (alone,) = one._levels(x, batch.cond, Rng(0))
     assert (
         torch.equal(first.t, alone.t) and torch.equal(first.noise, alone.noise) and not torch.equal(first.t, second.t)
     )
     with torch.no_grad():
-        costs = [student_loss(level.ask(x, batch.cond)).mean() for level in (first, second)]
+        costs = [student_loss(level.ask(x).logits).mean() for level in (first, second)]
         assert two.student(x, batch, Rng(0)).total.item() == pytest.approx(torch.stack(costs).mean().item(), rel=1e-6)
 
 
@@ -244,7 +244,7 @@ def test_logits_keep_their_digits_under_autocast() -> None:
     term, batch, _ = toy(True)
     plain = term.watch(batch.x, batch, Rng(0)).total.item()
     with torch.autocast("cpu", torch.bfloat16):
-        level = next(term._levels(batch.x, Rng(0)))
-        logits = level.ask(batch.x, batch.cond)
+        level = next(term._levels(batch.x, batch.cond, Rng(0)))
+        logits = level.ask(batch.x).logits
         assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
         assert term.watch(batch.x, batch, Rng(0)).total.item() == pytest.approx(plain, rel=1e-3)

@@ -17,9 +17,10 @@ from vdistill.core.step import Batch
 from vdistill.core.times import Grid
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.anchor import Anchor
-from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.heads import CrossHeads, TokenHeads
 from vdistill.discriminators.look import Taps, Whole
-from vdistill.discriminators.penalties import Penalty, Probe, Slope
+from vdistill.discriminators.penalties import HeadSlope, Probe, Slope
+from vdistill.discriminators.rounds import Penalty
 
 W = torch.randn(2, 3, 1, 1, 1, generator=torch.Generator().manual_seed(0))[0].double()
 
@@ -73,14 +74,58 @@ def test_the_slope_goes_through_attention_and_is_that_of_finite_differences() ->
     term = Adversarial(taps, family.net.schedule, heads, watch_weight=1.0, penalties=(Slope(2.0),))
     term.watch(batch.x, batch, Rng(0)).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
-    level = next(term._levels(batch.x, Rng(0)))
+    level = next(term._levels(batch.x, batch.cond, Rng(0)))
     x = batch.x.clone().requires_grad_()
-    cost = exact_r1(level.ask(x, batch.cond), x).detach()
-    (slope,) = torch.autograd.grad(level.ask(x, batch.cond).mean(1).sum(), x)
+    cost = exact_r1(level.ask(x).logits, x).detach()
+    (slope,) = torch.autograd.grad(level.ask(x).logits.mean(1).sum(), x)
     with torch.no_grad():
         way = slope / slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
-        ends = [level.ask(batch.x + h * way, batch.cond).mean(1) for h in (1e-2, -1e-2)]
+        ends = [level.ask(batch.x + h * way).logits.mean(1) for h in (1e-2, -1e-2)]
     assert torch.allclose(((ends[0] - ends[1]) / 2e-2).square(), cost, rtol=1e-2)
+
+
+class MeanHead(nn.Module):
+    """v f of each token."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.v = nn.Parameter(torch.randn(width, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, seen: Sequence[Tensor], t: Tensor, cond: Cond) -> Tensor:
+        return torch.cat([f.float() @ self.v for f in seen], 1)
+
+
+@pytest.mark.parametrize("of", ["real", "fake"])
+def test_the_slope_at_the_heads_is_that_of_the_heads_whatever_the_network_before_them(of: str) -> None:
+    """Two layers of N tokens each: weight / 2 * 2 N (|v| / 2 N)^2; the network, though it learns, is left alone."""
+    family = tiny_family()
+    batch, head = shapes_source(family)(0, 0), MeanHead(16)
+    costs = []
+    for some in ((), (HeadSlope(3.0, of),)):  # type: ignore[arg-type]
+        taps = Taps(family.net.requires_grad_(True), (0, 1))
+        term = Adversarial(taps, family.net.schedule, head, watch_weight=1.0, penalties=some)
+        costs.append(term.watch(batch.x + 1, batch, Rng(1)).total)
+    tokens = next(term._levels(batch.x, batch.cond, Rng(1))).ask(batch.x).logits.shape[1]
+    extra = costs[1] - costs[0]
+    want = 3.0 / 2 * float(head.v.detach().square().sum()) / tokens
+    assert extra.item() == pytest.approx(want, rel=1e-3) and want > 0.01
+    level = next(term._levels(batch.x, batch.cond, Rng(1)))
+    HeadSlope(3.0)(level, level.ask(batch.x), Rng(1)).sum().backward()
+    assert torch.allclose(head.v.grad, 2 * 3 * head.v.detach() / tokens, rtol=1e-4)  # type: ignore[arg-type]
+    assert all(p.grad is None for p in family.net.parameters())
+
+
+def test_heads_that_read_by_attention_have_a_slope_too() -> None:
+    torch.manual_seed(0)
+    heads, f = CrossHeads([6], 8), torch.randn(2, 5, 6)
+    term = Adversarial(lambda xt, t, cond: [f], RF, heads)
+    level = next(term._levels(torch.randn(2, 3, 1, 1, 1), Cond(), Rng(0)))
+    leaf = f.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(heads([leaf], level.t, Cond()).sum(), leaf)
+    cost = HeadSlope(2.0)(level, level.ask(torch.randn(2, 3, 1, 1, 1)), Rng(0))
+    assert torch.allclose(cost, slope.square().flatten(1).sum(1), rtol=1e-4)
+    cost.sum().backward()
+    assert all(p.grad is not None for name, p in heads.named_parameters() if "readers" in name and "think" in name)
 
 
 # -- the anchor -------------------------------------------------------------------------------------------------------
@@ -99,7 +144,7 @@ def test_the_anchor_is_saved_with_its_judge_and_leaves_the_game_alone_at_first()
     term = Adversarial(Whole(), RF, Linear(), watch_weight=1.0, anchor=Anchor())
     x, batch = torch.randn(2, 3, 1, 1, 1).double(), Batch(torch.randn(2, 3, 1, 1, 1).double(), Cond())
     loss = term.watch(x, batch, Rng(0))
-    level = next(term._levels(x, Rng(0)))
-    want = watch_loss(level.ask(batch.x, Cond()), level.ask(x, Cond())).mean()
+    level = next(term._levels(x, Cond(), Rng(0)))
+    want = watch_loss(level.ask(batch.x).logits, level.ask(x).logits).mean()
     assert float(loss.total) == pytest.approx(float(want), rel=1e-6)
     assert {"anchor.real", "anchor.fake", "anchor.seen"} == set(term.module.state_dict())

@@ -12,8 +12,9 @@ from ..discriminators.anchor import Anchor
 from ..discriminators.augment import AUGMENTS, in_turn
 from ..discriminators.heads import TokenHeads
 from ..discriminators.pair import Pair
-from ..discriminators.penalties import Penalty, Probe, Slope
+from ..discriminators.penalties import HeadSlope, Probe, Slope
 from ..discriminators.perceptual import Perceptual, RandomFeatures
+from ..discriminators.rounds import Penalty
 from ..families.stock_net import StockNet
 from ..methods.adversarial import AdversarialDistillation
 from .build_looks import (
@@ -115,8 +116,9 @@ def times_of(spec: Judge) -> Times:
 def penalties_of(spec: Judge) -> list[Penalty]:
     """What holds a judge."""
     asked = [(spec.r1, "real"), (spec.r2, "fake")]
-    if spec.penalty == "exact":
-        return [Slope(weight, of) for weight, of in asked if weight]  # type: ignore[arg-type]
+    if spec.penalty != "probe":
+        kind = Slope if spec.penalty == "exact" else HeadSlope
+        return [kind(weight, of) for weight, of in asked if weight]  # type: ignore[arg-type]
     return [Probe(weight, spec.sigma, of) for weight, of in asked if weight]  # type: ignore[arg-type]
 
 

@@ -113,8 +113,10 @@ class Judge(Section):
     where: Where | None = note(None, "which places of a clip count; all when left out")
     r1: float = note(0.0, "smoothness penalty on real clips; 0: none", ge=0)
     r2: float = note(0.0, "smoothness penalty on generated clips; 0: none", ge=0)
-    penalty: Literal["probe", "exact"] = note(
-        "probe", "probe: |D(x) - D(x + sigma n)|^2, noised alike; exact: half the squared gradient, a second backward"
+    penalty: Literal["probe", "exact", "heads"] = note(
+        "probe",
+        "probe: |D(x) - D(x + sigma n)|^2, noised alike; exact: half the squared gradient, a second backward; heads: "
+        "the same at the features that heads look at, through the heads alone (ADD, MCM)",
     )
     sigma: float = note(0.1, "deviation of the probe", "latent", gt=0)
     anchor: float = note(0.0, "weight of the tie to the averages of its past logits (LeCam); 0: none", ge=0)
@@ -153,7 +155,9 @@ class Judge(Section):
             raise fault("time_mean", "takes the place of t_min and t_max; say one of them")
         if None not in (self.share, self.weight):
             raise fault("share", "takes the place of weight; say one of them")
-        if self.penalty == "exact" and not (self.r1 or self.r2):
+        if self.penalty == "heads" and self.kind not in (TOKENS, PIXELS):
+            raise fault("penalty", f"kind: {self.kind} has no heads on features; say exact, or kind: tokens")
+        if self.penalty != "probe" and not (self.r1 or self.r2):
             raise fault("penalty", "has no effect while r1 and r2 are 0")
         if len({*self.augment}) != len(self.augment):
             raise fault("augment", f"names one twice: {[*self.augment]}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
-from ..core.losses.gan import Kind, feature_gap, game, student_loss, watch_loss
+from ..core.losses.gan import Kind, feature_gap, game, student_loss
 from ..core.rng import Rng
 from ..core.schedule import Schedule
 from ..core.step import Batch, Loss
@@ -17,35 +17,30 @@ from ..core.times import Times, Uniform
 from .anchor import Anchor
 from .augment import Augment, in_turn
 from .look import Drawn, Look
-from .penalties import Penalty
+from .rounds import Penalty, Round, watch_report, watched, with_anothers
 
 Where = Callable[[Tensor, Batch], Tensor]
 """(x, batch) -> weights [B, N] of the judge's positions: a region, a window of a rollout."""
 
-SHIFTED: tuple[Kind, ...] = ("relativistic", "wgan")
-"""Games in which only differences of logits count, so that 0 is no border."""
-
 
 @dataclass(frozen=True)
-class Level:
-    """One drawn time, noise and augmentation: what is shown of clean samples x, and the logits [B, N] of it."""
+class Level(Round):
+    """A round at one drawn time and noise, with one drawn augmentation of the clean samples."""
 
     term: Adversarial
     t: Tensor
     noise: Tensor
+    cond: Cond
     rng: Rng
 
-    def show(self, x: Tensor, cond: Cond) -> Sequence[Tensor]:
+    def show(self, x: Tensor) -> Sequence[Tensor]:
         look = self.term.look
         xt = self.term.schedule.noise(self.term.augment(x, self.rng), self.noise, self.t)
-        return (look.drawn(self.rng) if isinstance(look, Drawn) else look)(xt, self.t, cond)
+        return (look.drawn(self.rng) if isinstance(look, Drawn) else look)(xt, self.t, self.cond)
 
-    def judge(self, seen: Sequence[Tensor], cond: Cond) -> Tensor:
-        with torch.autocast(self.t.device.type, enabled=False):  # small, and differences of logits are what counts
-            return torch.as_tensor(self.term.judge(seen, self.t, cond))
-
-    def ask(self, x: Tensor, cond: Cond) -> Tensor:
-        return self.judge(self.show(x, cond), cond)
+    def judge(self, shown: Sequence[Tensor]) -> Tensor:
+        with torch.autocast(self.t.device.type, enabled=False):
+            return torch.as_tensor(self.term.judge(shown, self.t, self.cond))
 
 
 @dataclass(frozen=True)
@@ -81,15 +76,14 @@ class Adversarial:
         return self.judge if self.anchor is None else nn.ModuleDict({"judge": self.judge, "anchor": self.anchor})
 
     def student(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
-        at, cond, costs, gaps = self._at(x, batch), batch.cond, [], []
-        for level in self._levels(x, rng):
-            seen, real, logits = level.show(x, cond), None, None
+        at, costs, gaps = self._at(x, batch), [], []
+        for level in self._levels(x, batch.cond, rng):
+            seen, real = level.ask(x), None
             if game(self.kind).paired or self.features:
                 with torch.no_grad():
-                    real = level.show(batch.x, cond)
-                    logits = level.judge(real, cond)
-            costs.append(student_loss(level.judge(seen, cond), logits, self.kind, at))
-            gaps += [feature_gap(real, seen)] if real is not None and self.features else []
+                    real = level.ask(batch.x)
+            costs.append(student_loss(seen.logits, None if real is None else real.logits, self.kind, at))
+            gaps += [feature_gap(real.shown, seen.shown)] if real is not None and self.features else []
         loss = self.weight * batch.mean(mean(costs))
         parts = {"gan": loss.detach()}
         if gaps:
@@ -98,19 +92,12 @@ class Adversarial:
         return Loss(loss, parts)
 
     def watch(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
-        levels = [*self._levels(x, rng)]
-        rows = [self._watched(level, x.detach(), batch) for level in levels]
+        rows = [self._watched(level, x.detach(), batch) for level in self._levels(x, batch.cond, rng)]
         fake, real = (torch.cat(logits, 1) for logits in zip(*(row[1:] for row in rows), strict=True))
         cost = mean([row[0] for row in rows])
         if self.anchor is not None:
             cost = cost + self.anchor(real, fake)
-        loss = self.watch_weight * batch.mean(cost)
-        if self.kind in SHIFTED:
-            told = (real > fake).float().mean()
-        else:
-            told = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
-        parts = {"gan": loss, "told_apart": told, "logit_gap": real.float().mean() - fake.float().mean()}
-        return Loss(loss, {name: value.detach() for name, value in parts.items()})
+        return watch_report(self.watch_weight * batch.mean(cost), fake, real, self.kind)
 
     @torch.no_grad()
     def log_ratio(self, xt: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -120,36 +107,18 @@ class Adversarial:
         return logits.float().mean(1)
 
     def _watched(self, level: Level, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(what the judge pays [B], logits of generated, of real) at one level."""
-        at, cond = self._at(x, batch), batch.cond
-        fake, real = level.ask(x, cond), level.ask(batch.x, cond)
-        cost = watch_loss(real, fake, self.kind, at)
-        if self.mismatched and len(x) > 1:
-            other = with_anothers(cond, self.swapped)
-            cost = (cost + watch_loss(real, level.ask(batch.x, other), self.kind, at)) / 2
-        for penalty in self.penalties:
-            shown, logits = (batch.x, real) if penalty.of == "real" else (x, fake)
-            cost = cost + penalty(lambda each: level.ask(each, cond), shown, logits, level.rng)
-        return cost, fake, real
+        mismatched = self.mismatched and len(x) > 1
+        other = replace(level, cond=with_anothers(level.cond, self.swapped)) if mismatched else None
+        return watched(level, x, batch.x, self.kind, self.penalties, level.rng, self._at(x, batch), other)
 
-    def _levels(self, x: Tensor, rng: Rng) -> Iterator[Level]:
+    def _levels(self, x: Tensor, cond: Cond, rng: Rng) -> Iterator[Level]:
         for i in range(self.levels):
             place = self.name if i == 0 else f"{self.name}{i}"
-            t = self.times(rng, len(x), x, f"{place}/t")
-            yield Level(self, t, rng.normal(f"{place}/eps", x.shape, like=x), rng.at(turn=f"{rng.turn}/{place}"))
+            t, noise = self.times(rng, len(x), x, f"{place}/t"), rng.normal(f"{place}/eps", x.shape, like=x)
+            yield Level(self, t, noise, cond, rng.at(turn=f"{rng.turn}/{place}"))
 
     def _at(self, x: Tensor, batch: Batch) -> Tensor | None:
         return None if self.where is None else self.where(x, batch)
-
-
-def with_anothers(cond: Cond, names: Sequence[str] = ()) -> Cond:
-    """Each sample with the conditions of the one before it: all, or those named, with their parts."""
-
-    def swapped(part: str, value: Tensor) -> Tensor:
-        return value.roll(1, 0) if not names or part.split(".")[0] in names else value
-
-    fields, along = ({k: swapped(k, v) for k, v in some.items()} for some in (cond.fields, cond.along))
-    return replace(cond, fields=fields, along=along)
 
 
 def mean(values: Sequence[Tensor]) -> Tensor:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.cond import Cond
-from ..core.losses.gan import Kind, game, student_loss, watch_loss
+from ..core.losses.gan import Kind, game, student_loss
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
-from .adversarial import SHIFTED
 from .augment import Augment, in_turn
 from .look import Look
-from .penalties import Penalty
+from .rounds import Penalty, Round, watch_report, watched
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,11 @@ class Pair:
     ) -> Loss:  # fmt: skip
         """The student's loss. xt, fake, real: [B, C, T, ...] at t [B] and, both of them, at s [B]; a gradient reaches
         `fake` alone. weight: of the samples [B]."""
-        jump = Jump(self, xt, t, s, cond, rng)
-        logits = None
+        jump, told = Jump(self, xt, t, s, cond, rng), None
         if game(self.kind).paired:
             with torch.no_grad():
-                logits = jump.ask(real)
-        loss = self.weight * Batch(fake, cond, weight).mean(student_loss(jump.ask(fake), logits, self.kind))
+                told = jump.ask(real).logits
+        loss = self.weight * Batch(fake, cond, weight).mean(student_loss(jump.ask(fake).logits, told, self.kind))
         return Loss(loss, {"gan": loss.detach()})
 
     def watch(
@@ -65,20 +63,14 @@ class Pair:
         weight: Tensor | None = None,
     ) -> Loss:  # fmt: skip
         """The judge's loss, of the same; real: where the teacher went from the same x_t."""
-        jump, fake = Jump(self, xt, t, s, cond, rng), fake.detach()
-        said, told = jump.ask(fake), jump.ask(real)
-        cost = watch_loss(told, said, self.kind)
-        for penalty in self.penalties:
-            shown, logits = (real, told) if penalty.of == "real" else (fake, said)
-            cost = cost + penalty(jump.ask, shown, logits, rng)
+        jump = Jump(self, xt, t, s, cond, rng)
+        cost, said, told = watched(jump, fake.detach(), real, self.kind, self.penalties, rng)
         loss = self.watch_weight * Batch(fake, cond, weight).mean(cost)
-        right = told > said if self.kind in SHIFTED else torch.cat([told > 0, said < 0], 1)
-        parts = {"gan": loss, "told_apart": right.float().mean(), "logit_gap": told.mean() - said.mean()}
-        return Loss(loss, {name: value.detach().float() for name, value in parts.items()})
+        return watch_report(loss, said, told, self.kind)
 
 
-class Jump:
-    """One step as the judge meets it: x_t is looked at once, then any x_s beside it, changed alike."""
+class Jump(Round):
+    """A round on one step: x_t is looked at once, then any x_s beside it, changed alike."""
 
     def __init__(self, pair: Pair, xt: Tensor, t: Tensor, s: Tensor, cond: Cond, rng: Rng) -> None:
         self.pair, self.s, self.cond, self.rng = pair, s, cond, rng
@@ -87,10 +79,12 @@ class Jump:
             self.times = torch.stack([t, s], 1)
             self.seen = [*pair.look(pair.augment(xt.detach(), rng), t, cond)]
 
-    def ask(self, xs: Tensor) -> Tensor:
-        """Logits [B, N]."""
-        seen = self.pair.look(self.pair.augment(xs, self.rng), self.s, self.cond)
-        if self.seen:
-            seen = [torch.cat(two, self.pair.axis) for two in zip(self.seen, seen, strict=True)]
-        with torch.autocast(xs.device.type, enabled=False):
-            return torch.as_tensor(self.pair.judge(seen, self.times, self.cond))
+    def show(self, x: Tensor) -> Sequence[Tensor]:
+        seen = self.pair.look(self.pair.augment(x, self.rng), self.s, self.cond)
+        if not self.seen:
+            return seen
+        return [torch.cat(two, self.pair.axis) for two in zip(self.seen, seen, strict=True)]
+
+    def judge(self, shown: Sequence[Tensor]) -> Tensor:
+        with torch.autocast(self.s.device.type, enabled=False):
+            return torch.as_tensor(self.pair.judge(shown, self.times, self.cond))

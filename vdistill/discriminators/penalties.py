@@ -1,29 +1,17 @@
-"""What keeps a judge smooth: R1 (on real samples) and R2 (on generated), exact or by a probe."""
+"""What keeps a judge smooth: R1 (on real samples) and R2 (on generated), exact, by a probe, or at its heads alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.losses.gan import approximate_r1, exact_r1
 from ..core.rng import Rng
-
-Ask = Callable[[Tensor], Tensor]
-"""Clean samples [B, C, T, ...] -> logits [B, N], at one drawn time and noise."""
-
-
-class Penalty(Protocol):
-    """Added to the judge's loss, of real samples or of generated ones."""
-
-    @property
-    def of(self) -> Literal["real", "fake"]: ...
-
-    def __call__(self, ask: Ask, x: Tensor, logits: Tensor, rng: Rng) -> Tensor:
-        """[B]; logits: what ask(x) was."""
+from .rounds import Round, Seen
 
 
 @dataclass(frozen=True)
@@ -38,9 +26,9 @@ class Probe:
     sigma: float = 0.1
     of: Literal["real", "fake"] = "real"
 
-    def __call__(self, ask: Ask, x: Tensor, logits: Tensor, rng: Rng) -> Tensor:
-        noise = rng.normal(f"probe/{self.of}", x.shape, like=x)
-        return self.weight * approximate_r1(logits, ask(x + self.sigma * noise))
+    def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
+        noise = rng.normal(f"probe/{self.of}", seen.x.shape, like=seen.x)
+        return self.weight * approximate_r1(seen.logits, here.ask(seen.x + self.sigma * noise).logits)
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,25 @@ class Slope:
     weight: float = 1.0
     of: Literal["real", "fake"] = "real"
 
-    def __call__(self, ask: Ask, x: Tensor, logits: Tensor, rng: Rng) -> Tensor:
-        x = x.detach().requires_grad_()
+    def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
+        x = seen.x.detach().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):
-            return self.weight / 2 * exact_r1(ask(x), x)
+            return self.weight / 2 * exact_r1(here.ask(x).logits, x)
+
+
+@dataclass(frozen=True)
+class HeadSlope:
+    """R1 / R2 at what the heads are shown (ADD, MCM): weight / 2 sum over layers |grad_f D|^2, D the mean logit.
+
+    Only the heads have a second derivative taken and only they learn from it: the network whose features f are needs
+    neither another pass nor an attention of a certain kind.
+    """
+
+    weight: float = 1.0
+    of: Literal["real", "fake"] = "real"
+
+    def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
+        shown = [f.detach().requires_grad_() for f in seen.shown]
+        with sdpa_kernel(SDPBackend.MATH):
+            logits = here.judge(shown)
+            return self.weight / 2 * torch.stack([exact_r1(logits, f) for f in shown]).sum(0)
