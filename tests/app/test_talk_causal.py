@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from sounds import write_sound
 from torch import Tensor
 
+import vdistill
 from vdistill.app import cli
 from vdistill.app import config as configs
 from vdistill.app.about import About
@@ -194,6 +196,17 @@ def test_vdistill_talk_takes_a_causal_student(tmp_path: Path, capsys: pytest.Cap
     ):
         assert cli.main([*given, *more, "--out", str(tmp_path / "b.mp4")]) == 2
         assert says in capsys.readouterr().err and not (tmp_path / "b.mp4").exists()
+
+
+def test_a_model_that_hears_does_not_stream_deaf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(model(), folder)
+    SPECS["one"].write(folder)
+    assert cli.main(["stream", str(folder), "--prompt", TEXT, "--seconds", "1", "--out", str(tmp_path / "a.mp4")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"use vdistill talk {folder} --image FILE --audio FILE" in line and not (tmp_path / "a.mp4").exists()
+    with pytest.raises(UserError, match="this model hears, and a stream has no sound"):
+        vdistill.stream(folder, TEXT)
 
 
 STAGES = {

@@ -22,6 +22,7 @@ from ..core.errors import UserError
 from ..data.media import read_video
 from ..families.stock import StockFamily
 from ..families.wan_presets import PRESETS
+from .build_avatar import adapters_of
 from .causal_file import Saved, of_json
 from .generate import size_of
 from .models import about_model, device_of, model_folder, open_model, whole_number
@@ -133,6 +134,9 @@ def opened(args: argparse.Namespace) -> Live:
     spec = replace(spec, **{k: v for k, v in changed.items() if v is not None})
     spec.layout()
     family = open_model(args.model)
+    if (adapters := adapters_of(family)) is not None and adapters.size.features:
+        hint = f"use vdistill talk {args.model} --image FILE --audio FILE"
+        raise UserError("this model hears, and a stream has no sound", str(args.model), hint)
     if args.weights:
         fill(family, Path(args.weights))
     family.to(device_of(args.device))
