@@ -218,6 +218,8 @@ def test_the_truth_measures_best() -> None:
     [
         ("method.drop={ref: 0.6, audio: 0.6}", "at most 1"),
         ("method.drop={voice: 0.1}", "no condition 'voice'"),
+        ("method={name: forcing, drop: {ref: 0.6, audio: 0.6}}", "at most 1"),
+        ("method={name: forcing, drop: {voice: 0.1}}; causal={block: 1}", "no condition 'voice'"),
         ("data.take=5", "shorter than a clip"),
         ("family.adapters.bands=8", "at least 20"),
         ("family.adapters.ahead=5", "at most 4"),
@@ -226,7 +228,7 @@ def test_the_truth_measures_best() -> None:
 )
 def test_a_mistake_in_a_config_is_one_line(change: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        load(change)
+        load(*change.split("; "))
     assert "\n" not in str(caught.value)
 
 

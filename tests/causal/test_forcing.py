@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from causal.student_bed import by_memory, clips, family, gradients, other
@@ -13,6 +15,9 @@ from vdistill.causal.forcing import Forcing, ForcingConfig
 from vdistill.causal.layout import Layout
 from vdistill.causal.rollout import Plan, make_block
 from vdistill.causal.student import BlockCausal, Remembering
+from vdistill.core.attention import Attend, full
+from vdistill.core.cond import Cond
+from vdistill.core.errors import UserError
 from vdistill.core.guidance import cfg
 from vdistill.core.guided import Guided
 from vdistill.core.inputs import shared
@@ -111,3 +116,36 @@ def test_another_network_has_another_loss() -> None:
     one, two = (Forcing(ForcingConfig(own=1.0), LAYOUT, f.net, f.net) for f in (family(), other()))
     losses = [float(m.loss("student", b, RNG).total.detach()) for m in (one, two)]
     assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_each_sample_is_trained_without_what_its_draw_says() -> None:
+    f, b = family(), clips(family())
+    face = {"face": torch.ones(2, 3)}, {"face": torch.zeros(1, 3)}
+    cond = replace(b.cond, fields={**b.cond.fields, **face[0]}, null={**b.cond.null, **face[1]})
+    batch, seen = replace(b, cond=cond), list[Cond]()
+
+    class Listening:
+        schedule = f.schedule
+
+        def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
+            seen.append(cond)
+            return f.net.x0(x, t, b.cond, attend=attend)
+
+    draw = RNG.uniform("drop", (2,))
+    order, between = draw.argsort(), float(draw.mean())
+    nothing, one, both = (("face",), float(draw.min())), (("face",), between), (("text", "face"), between)
+    for row, kept in (nothing, [1, 1]), (one, [0, 1]), (both, [0, 1]):
+        Forcing(ForcingConfig("diffusion", drops=(row,)), LAYOUT, Listening(), f.net).loss("student", batch, RNG)
+        assert seen[-1].fields["face"][order, 0].tolist() == kept
+        same = (seen[-1].fields["text"] == cond.fields["text"]).flatten(1).all(1)[order]
+        assert same.tolist() == [bool(k) or "text" not in row[0] for k in kept]
+    with pytest.raises(UserError, match="no condition 'voice'"):
+        Forcing(ForcingConfig(drops=((("voice",), 0.1),)), LAYOUT, f.net, f.net).loss("student", b, RNG)
+
+
+def test_a_table_of_the_text_alone_is_the_share_without_it() -> None:
+    f, b = family(), clips(family())
+    ways = ForcingConfig(drop=0.6), ForcingConfig(drops=((("text",), 0.6),))
+    one, two = (Forcing(way, LAYOUT, f.net, f.net).loss("student", b, RNG).total for way in ways)
+    none = Forcing(ForcingConfig(drop=0.0), LAYOUT, f.net, f.net).loss("student", b, RNG).total
+    assert torch.equal(one, two) and not torch.equal(one, none)

@@ -78,6 +78,7 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
             unit,
             m.own,
             m.own_times,
+            m.drops,
         )
         maker = guided(student, family.guided_by, m.own_scale, config.train.guidance_batch)
         return Forcing(forcing, layout, student, module, maker), None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .fits_judge import judge_misfits
+from .schema_drop import Dropping
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _asked(config: Config) -> dict[str, tuple[str, ...]]:
     if method.name == "dmd2":
         spec = method.guidance
         return {"method.guidance.scales": tuple(spec.scales or ()), "method.guidance.names": spec.names or ()}
-    if method.name == "flow" and getattr(config.family, "path", None) is None:
+    if isinstance(method, Dropping) and getattr(config.family, "path", None) is None:
         return {"method.drop": tuple(name for names, _ in method.drops for name in names)}
     condition = getattr(method, "condition", None)  # of the methods that guide by one
     return {"method.condition": (condition,)} if condition else {}

@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from ..causal.layout import Layout
 from ..core.errors import UserError
+from .schema_drop import Dropping
 from .schema_steps import FewSteps
 from .section import Few, LocalPath, Section, Share, fault, note
 
@@ -80,7 +81,7 @@ class Causal(Section):
         return self
 
 
-class MethodForcing(Section):
+class MethodForcing(Dropping):
     """Training a causal network from clips, every block at a time of its own; makes the start of causal students."""
 
     name: Literal["forcing"] = note("forcing", "this method")
@@ -97,7 +98,6 @@ class MethodForcing(Section):
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
-    drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
     weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
 
     @model_validator(mode="after")

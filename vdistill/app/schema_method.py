@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -15,6 +15,7 @@ from .schema_adversarial import (
     MethodRegression,
 )
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
+from .schema_drop import Dropping
 from .schema_judge import Judge, MethodAdversarial
 from .schema_scales import MethodMixed
 from .schema_steps import Beginning, FewSteps
@@ -53,40 +54,19 @@ class GuidanceSpec(Section):
         return self
 
 
-class MethodFlow(Section):
+class MethodFlow(Dropping):
     """Flow / diffusion training from data: makes teachers."""
 
+    later: ClassVar[tuple[str, ...]] = ("drop", "regions", "begin")
     name: Literal["flow"] = note("flow", "this method")
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
-    drop_text: Share = note(0.1, "share of samples trained without their caption, for guidance", "share")
     weight: Weighting = note("flow", "whose squared error is minimised: flow, v, or x0 with weight uniform or snr")
-    drop: dict[str, Share] | None = note(
-        None, "instead of drop_text: conditions, several joined by +, -> share trained without them", "share"
-    )
     regions: dict[str, Gain] | None = note(None, "region of the data -> how much more an error counts there", "times")
     begin: Beginning | None = note(
         None, "samples whose first positions are known, so that the model goes on from a clip before"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("drop", "regions", "begin") or v is not None}
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> MethodFlow:
-        if self.drop is not None and not 0 < sum(self.drop.values()) <= 1:
-            raise fault("drop", f"shares exclude each other; together above 0 and at most 1, found {self.drop}")
-        if self.drop is not None and "drop_text" in self.model_fields_set and self.drop_text != 0.1:
-            raise fault("drop_text", "and drop are two ways to say one thing; say it in drop")
-        return self
-
-    @property
-    def drops(self) -> tuple[tuple[tuple[str, ...], float], ...]:
-        """(conditions dropped together, share of samples)."""
-        return tuple((tuple(n.strip() for n in names.split("+")), share) for names, share in (self.drop or {}).items())
 
 
 class MethodGuidance(Section):

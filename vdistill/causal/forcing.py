@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
+from ..core.drops import Table, dropped
 from ..core.inputs import shared
 from ..core.losses.regression import Weighting, weighted_x0
 from ..core.rng import Rng
@@ -33,10 +34,11 @@ class ForcingConfig:
     """kind: what a block sees of those before it, clean ("teacher") or as noisy as they are ("diffusion").
 
     time_mean, time_std: of the logit-normal t before the schedule's shift; weighting, floor: as of flow training;
-    drop: share of samples trained without the condition `name`; context_noise: clean blocks are noised to a level drawn
-    below this, so that a student forgives its own errors; own: share of the steps at which the clean blocks after a
-    random one are the network's own, made at own_times as in a stream, so that it learns to go on truly from what it
-    makes of the past (for data whose beginning says how it goes on); unit: latents to a position.
+    drop: share of samples trained without the condition `name`; drops: instead, (conditions dropped together, share);
+    context_noise: clean blocks are noised to a level drawn below this, so that a student forgives its own errors; own:
+    share of the steps at which the clean blocks after a random one are the network's own, made at own_times as in a
+    stream, so that it learns to go on truly from what it makes of the past (for data whose beginning says how it goes
+    on); unit: latents to a position.
     """
 
     kind: Literal["teacher", "diffusion"] = "teacher"
@@ -50,6 +52,12 @@ class ForcingConfig:
     unit: int = 1
     own: float = 0.0
     own_times: tuple[float, ...] = (1.0, 0.8)
+    drops: Table = ()
+
+    @property
+    def table(self) -> Table:
+        """What is dropped in how many of the samples."""
+        return self.drops or (((self.name,), self.drop),)
 
 
 class Forcing:
@@ -69,9 +77,7 @@ class Forcing:
         cfg, x, n = self.cfg, batch.x, len(batch)
         blocks = self.layout.blocks(x.shape[2] // cfg.unit)
         t = block_times(self.times(rng, n * (blocks[-1] + 1), x).unflatten(0, (n, -1)), blocks, cfg.unit)
-        cond = batch.cond
-        if cfg.name in cond.null:
-            cond = cond.drop_where(cfg.name, rng.uniform("drop", (n,), like=x) < cfg.drop)
+        cond = dropped(batch.cond, cfg.table, rng.uniform("drop", (n,), like=x), asked=bool(cfg.drops))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         guess = self.seeing(self.past(x, batch.cond, rng), rng).x0(xt, t, cond)
         return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..core.begin import Begin
 from ..core.denoiser import Denoiser
-from ..core.errors import UserError
+from ..core.drops import Table, dropped
 from ..core.losses.regression import Weighting, position_weights, weighted_x0
 from ..core.rng import Rng
 from ..core.step import Batch, Loss
@@ -30,13 +30,13 @@ class FlowConfig:
     drop: float = 0.1
     weighting: Weighting = "flow"
     name: str = "text"
-    drops: tuple[tuple[tuple[str, ...], float], ...] = ()
+    drops: Table = ()
     regions: Mapping[str, float] = field(default_factory=dict)
     begin: Begin | None = None
 
     @property
-    def table(self) -> tuple[tuple[tuple[str, ...], float], ...]:
-        """What `Cond.drop_by` takes."""
+    def table(self) -> Table:
+        """What is dropped in how many of the samples."""
         return self.drops or (((self.name,), self.drop),)
 
 
@@ -54,14 +54,7 @@ class Flow:
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
         x, n, cfg = batch.x, len(batch), self.cfg
         t = self.times(rng, n, x)
-        cond = batch.cond
-        missing = sorted({name for names, _ in cfg.table for name in names} - {*cond.null})
-        if missing and cfg.drops:
-            raise UserError(
-                f"this data has no condition {missing[0]!r}", "method.drop", f"it has {', '.join(cond.null)}"
-            )
-        if not missing:
-            cond = cond.drop_by(cfg.table, rng.uniform("drop", (n,), like=x))
+        cond = dropped(batch.cond, cfg.table, rng.uniform("drop", (n,), like=x), asked=bool(cfg.drops))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
         where = position_weights(batch.regions, cfg.regions)
         if cfg.begin is not None:
