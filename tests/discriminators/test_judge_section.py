@@ -67,6 +67,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{kind: latent, mismatched: true}", {}, "method.judge.mismatched: kind: latent does not see the text"),
     ("{kind: motion, feature_matching: 1.0}", {}, "method.judge.feature_matching: kind: motion has no features"),
     ("{mismatched: true}", {"train": "{steps: 4, batch: 1}"}, "needs another clip's text; train.batch must be 2"),
+    ("{later: 0.5}", {}, "method.judge.later: belongs to a judge that looks at pairs"),
     ("{share: 0.1, weight: 0.1}", {}, "method.judge.share: takes the place of weight"),
     ("{t_min: 0.9, t_max: 0.5}", {}, "method.judge.t_min: 0.9 is not below t_max 0.5"),
     ("{augment: [flip, flip]}", {}, "method.judge.augment: names one twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 from toys import shapes_source, tiny_family
 
 from vdistill.core.cond import Cond
+from vdistill.core.errors import UserError
 from vdistill.core.losses.gan import student_loss, watch_loss
 from vdistill.core.rng import Rng
+from vdistill.core.schedule import Kind, Schedule
 from vdistill.discriminators.augment import AUGMENTS, in_turn
 from vdistill.discriminators.heads import TokenHeads
 from vdistill.discriminators.latent import LatentJudge, full_steps
 from vdistill.discriminators.look import Taps, Whole
-from vdistill.discriminators.pair import Pair
+from vdistill.discriminators.pair import Later, Pair
 from vdistill.discriminators.penalties import Probe
 
 T, S, NONE = torch.tensor([0.9, 0.5]), torch.tensor([0.6, 0.0]), Cond()
@@ -108,3 +111,53 @@ def test_features_of_both_points_side_by_side(frozen: bool) -> None:
     assert loss.total.item() == pytest.approx(want.item(), rel=1e-5)
     pair.watch(xt, fake, batch.x, T, S, batch.cond, Rng(0)).total.backward()
     assert any(p.grad is not None for p in net.parameters()) != frozen
+
+
+def test_another_clips_text_is_a_fake_step() -> None:
+    """Cost with mismatched pairs: the mean of that of the fakes and that of real steps under the other's text."""
+    xt, fake, real = points()
+    cond = Cond({"text": torch.randn(2, 5, 6), "ref": torch.randn(2, 3)})
+    torch.manual_seed(0)
+    judge = LatentJudge(8, full_steps(8), 8, 6, times=2)
+    nn.init.normal_(judge.agree.told.weight)  # type: ignore[union-attr,arg-type]
+    plain, pair = Pair(Whole(), judge), Pair(Whole(), judge, mismatched=True, penalties=(Probe(1.0, 0.1),))
+    times, swapped = torch.stack([T, S], 1), Cond({"text": cond.fields["text"].flip(0)})
+    told, wrong = (judge([torch.cat([xt, real], 1)], times, each) for each in (cond, swapped))
+    want = (plain.watch(xt, fake, real, T, S, cond, Rng(0)).total + watch_loss(told, wrong).mean()) / 2
+    bare = replace(pair, penalties=())
+    assert bare.watch(xt, fake, real, T, S, cond, Rng(0)).total.item() == pytest.approx(want.item(), rel=1e-6)
+    assert pair.watch(xt, fake, real, T, S, cond, Rng(0)).total > want  # a penalty counts whole
+    kept = replace(bare, swapped=("ref",))  # which this judge does not see
+    same = (plain.watch(xt, fake, real, T, S, cond, Rng(0)).total + watch_loss(told, told).mean()) / 2
+    assert kept.watch(xt, fake, real, T, S, cond, Rng(0)).total.item() == pytest.approx(same.item(), rel=1e-6)
+    with pytest.raises(UserError, match=r"judge.mismatched.*one clip has no other"):
+        bare.watch(xt[:1], fake[:1], real[:1], T[:1], S[:1], cond.select(torch.tensor([0])), Rng(0))
+
+
+@pytest.mark.parametrize("kind", ["rf", "vp", "edm", "trig"])
+def test_an_end_noised_on_has_the_law_of_its_later_time(kind: Kind) -> None:
+    path, s, u = Schedule(kind), torch.tensor([0.0, 0.3, 0.6]).double(), torch.tensor([0.4, 0.5, 0.6]).double()
+    x0, later = torch.randn(3, 2, 1, 4, 4, dtype=torch.float64), Later(path)
+    none, one = torch.zeros_like(x0), torch.ones_like(x0)
+    assert torch.allclose(later(path.noise(x0, none, s), s, u, none), path.noise(x0, none, u))  # the mean
+    old, new = later(path.noise(none, one, s), s, u, none), later(none, s, u, one)  # what each noise becomes
+    assert torch.allclose(old.square() + new.square(), path.noise(none, one, u).square())
+    assert torch.equal(later(x0[2:], s[2:], u[2:], one[2:]), x0[2:])
+    drawn = torch.stack([later.time(s, "u", Rng(i)) for i in range(200)])
+    assert (drawn >= s).all() and (drawn < 0.75).all() and (drawn.mean(0) - (s + 0.75) / 2).abs().max() < 0.05
+    assert torch.equal(Later(path, 0.3).time(s, "u", Rng(0))[1:], s[1:])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_both_ends_are_noised_on_alike_and_the_beginning_is_not(before: bool) -> None:
+    xt, fake, real = points()
+    s, later = S.double(), Later(Schedule("rf"))
+    pair = latent(before, later=later)
+    u, eps = later.time(s, "pair/later", Rng(7)), Rng(7).normal("pair/eps", fake.shape)
+    assert (u > s).all()
+    plain = replace(pair, later=None)
+    want = plain.watch(xt, later(fake, s, u, eps), later(real, s, u, eps), T, u, NONE, Rng(7))
+    assert torch.equal(pair.watch(xt, fake, real, T, s, NONE, Rng(7)).total, want.total)
+    assert pair.watch(xt, real, real, T, s, NONE, Rng(7)).parts["logit_gap"] == 0
+    leaf = fake.clone().requires_grad_()
+    assert (torch.autograd.grad(pair.student(xt, leaf, real, T, s, NONE, Rng(7)).total, leaf)[0] != 0).any()

@@ -11,7 +11,7 @@ from ..discriminators.adversarial import Adversarial
 from ..discriminators.anchor import Anchor
 from ..discriminators.augment import AUGMENTS, in_turn
 from ..discriminators.heads import TokenHeads
-from ..discriminators.pair import Pair
+from ..discriminators.pair import Later, Pair
 from ..discriminators.penalties import HeadSlope, Probe, Slope
 from ..discriminators.perceptual import Perceptual, RandomFeatures
 from ..discriminators.rounds import Penalty
@@ -94,6 +94,9 @@ def pair_of(
         before,
         in_turn([AUGMENTS[name] for name in spec.augment]),
         penalties_of(spec),
+        mismatched=spec.mismatched,
+        swapped=seen.told if spec.condition else (),
+        later=None if spec.later is None else Later(teacher.schedule, spec.later),
     )
 
 

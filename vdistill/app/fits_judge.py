@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 TWICE = (None, "native", "_native_math")
 """Attention backends with a second derivative: PyTorch's own, on plain matrix products."""
 
-STEPS = "progressive"
-"""The method whose judge is one of steps."""
-OF_SAMPLES = ("levels", "bands", "t_min", "t_max", "time_mean", "anchor", "feature_matching", "mismatched", "where")
-"""What a judge of steps, which looks at points as they are, has no use for."""
 CLIPS_HAVE = {
     "shapes": (("text",), ()),
     "talker": (("text", "audio", "ref"), ("face", "lip", "person")),
@@ -37,8 +33,8 @@ def judge_misfits(config: Config) -> Iterator[tuple[str, str]]:
     yield from _real_clips(config, judge)
     yield from _what_it_looks_at(config, judge)
     yield from _what_the_clips_have(config, judge)
-    if config.method.name == STEPS:
-        yield from _of_steps(judge)
+    if judge.later is not None and config.method.name != "progressive" and not getattr(config.method, "conditional", 0):
+        yield "method.judge.later", "belongs to a judge that looks at pairs, as that of progressive; leave it out"
     if judge.kind == TOKENS and judge.penalty == "exact":
         yield from _second_derivative(config)
     if judge.mismatched and config.train.batch < 2:
@@ -96,14 +92,6 @@ def _what_the_clips_have(config: Config, judge: Judge) -> Iterator[tuple[str, st
         )
     if name in ALONG and judge.kind == PIXELS:
         yield "method.judge.condition", f"{name} runs along the clip, and kind: pixels sees frames; say kind: latent"
-
-
-def _of_steps(judge: Judge) -> Iterator[tuple[str, str]]:
-    if judge.kind in ("motion", PIXELS):
-        yield "method.judge.kind", f"{judge.kind} does not judge steps; tokens, latent and factorised do"
-    for key in OF_SAMPLES:
-        if getattr(judge, key) != Judge.model_fields[key].default:
-            yield f"method.judge.{key}", f"has no effect on a judge of steps, as in {STEPS}; leave it out"
 
 
 def _second_derivative(config: Config) -> Iterator[tuple[str, str]]:

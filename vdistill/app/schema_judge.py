@@ -110,6 +110,14 @@ class Judge(Section):
         False,
         "real clips with another's conditions count as generated; with condition, those the logits depend on alone",
     )
+    later: float | None = note(
+        None,
+        "a judge of pairs sees ends noised on, to a time drawn from their own to this one (SDXL-Lightning); as they "
+        "are when left out",
+        "t, 1 = noise",
+        gt=0,
+        le=1,
+    )
     where: Where | None = note(None, "which places of a clip count; all when left out")
     r1: float = note(0.0, "smoothness penalty on real clips; 0: none", ge=0)
     r2: float = note(0.0, "smoothness penalty on generated clips; 0: none", ge=0)

@@ -107,8 +107,7 @@ class Adversarial:
         return logits.float().mean(1)
 
     def _watched(self, level: Level, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        mismatched = self.mismatched and len(x) > 1
-        other = replace(level, cond=with_anothers(level.cond, self.swapped)) if mismatched else None
+        other = replace(level, cond=with_anothers(level.cond, self.swapped)) if self.mismatched else None
         return watched(level, x, batch.x, self.kind, self.penalties, level.rng, self._at(x, batch), other)
 
     def _levels(self, x: Tensor, cond: Cond, rng: Rng) -> Iterator[Level]:

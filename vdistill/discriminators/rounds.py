@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from ..core.cond import Cond
+from ..core.errors import UserError
 from ..core.losses.gan import Kind, watch_loss
 from ..core.rng import Rng
 from ..core.step import Loss
@@ -80,9 +81,13 @@ def watch_report(loss: Tensor, fake: Tensor, real: Tensor, kind: Kind) -> Loss:
 
 
 def with_anothers(cond: Cond, names: Sequence[str] = ()) -> Cond:
-    """Each sample with the conditions of the one before it: all, or those named, with their parts."""
+    """Each sample with the conditions of the one before it: all, or those named, with their parts. UserError for a
+    sample that is alone."""
 
     def swapped(part: str, value: Tensor) -> Tensor:
+        if len(value) < 2:
+            said = "one clip has no other clip's conditions"
+            raise UserError(said, "method.judge.mismatched", "say train.batch: 2 or more")
         return value.roll(1, 0) if not names or part.split(".")[0] in names else value
 
     fields, along = ({k: swapped(k, v) for k, v in some.items()} for some in (cond.fields, cond.along))
