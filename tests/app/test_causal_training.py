@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from ranks import assert_same_losses, by_one, by_two, losses
 from toys import same_tensors, tiny_family
 
-from vdistill.app import config as configs
 from vdistill.app.build import build
 from vdistill.app.build_causal import Held
 from vdistill.app.causal_file import read_causal
@@ -96,10 +92,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, teacher: Path,
     assert known is not None and known.block == 2
 
 
-def losses(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_forcing_reads_the_sink_from_where_streams_do(tmp_path: Path, teacher: Path) -> None:
     """Its loss is another one as soon as the window has moved on from the sink, and not before."""
     found = {}
@@ -115,19 +107,25 @@ def test_forcing_reads_the_sink_from_where_streams_do(tmp_path: Path, teacher: P
     assert all(a != b for a, b in zip(found[29, "absolute"], found[29, "anchored"], strict=True))
 
 
+TWO = ("self_forcing", "long_tuning", "consistency", "rolling")
+
+
+@pytest.fixture(scope="module")
+def by_ranks(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
+    """STAGE/one, trained here, and STAGE/two, trained by two processes that stop in the middle and go on."""
+    runs = tmp_path_factory.mktemp("ranks")
+    by_one([(toy(teacher, stage), runs / stage / "one") for stage in TWO])
+    by_two([(toy(teacher, stage, steps=n), runs / stage / "two") for n in (2, 4) for stage in TWO])
+    return runs
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["self_forcing", "long_tuning", "consistency", "rolling"])
-def test_two_ranks_train_with_the_losses_of_one(tmp_path: Path, teacher: Path, stage: str) -> None:
+@pytest.mark.parametrize("stage", TWO)
+def test_two_ranks_train_with_the_losses_of_one(by_ranks: Path, stage: str) -> None:
     """And a run of two ranks goes on as a run of one, clips that grow included."""
-    path = tmp_path / "toy.yaml"
-    path.write_text(configs.dump(toy(teacher, stage)))
-    launch(path, tmp_path / "one", 1, 2)
-    launch(path, tmp_path / "two", 2, 1, "train.steps=2")
-    launch(path, tmp_path / "two", 2, 1)
-    for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert one.keys() == two.keys()
-        assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-7) for k in one), (one, two)
-    kept = [checkpoint.load(tmp_path / r / "checkpoints" / checkpoint.name(4)).groups for r in ("one", "two")]
+    one, two = (by_ranks / stage / name for name in ("one", "two"))
+    assert_same_losses(one, two)
+    kept = [checkpoint.load(run / "checkpoints" / checkpoint.name(4)).groups for run in (one, two)]
     assert kept[0].keys() == kept[1].keys()
     assert (stage in ("self_forcing", "rolling")) != ("carried" in kept[0])
     if stage == "long_tuning":
@@ -136,14 +134,6 @@ def test_two_ranks_train_with_the_losses_of_one(tmp_path: Path, teacher: Path, s
         }
         for key, value in kept[0]["carried"].items():
             torch.testing.assert_close(value, kept[1]["carried"][key], rtol=2e-3, atol=2e-4)
-
-
-def launch(config: Path, out: Path, ranks: int, micro: int, *more: str) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command += ["-m", "vdistill", "train", str(config), "--out", str(out), f"train.micro={micro}", *more]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_student_goes_on_from_its_own_weights_and_its_critic_from_the_teachers(tmp_path: Path, teacher: Path) -> None:

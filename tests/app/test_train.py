@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import assert_same_losses, by_one, by_two
 from toys import same_tensors, tiny_family
 
-from vdistill.app import config as configs
 from vdistill.app.schema import Config
 from vdistill.app.train import train
 from vdistill.core import checkpoint
@@ -84,24 +80,8 @@ def test_fresh_never_empties_a_folder_that_is_no_run(tmp_path: Path, teacher: Pa
     assert (tmp_path / "thesis.tex").exists()
 
 
-def launch(config: Path, out: Path, ranks: int, micro: int) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command += ["-m", "vdistill", "train", str(config), "--out", str(out), f"train.micro={micro}"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.mark.slow
 def test_two_ranks_train_dmd2_with_the_losses_of_one(tmp_path: Path, teacher: Path) -> None:
-    path = tmp_path / "toy.yaml"
-    path.write_text(configs.dump(toy(teacher, "dmd2")))
-    launch(path, tmp_path / "one", 1, 2)
-    launch(path, tmp_path / "two", 2, 1)
-    rows = [
-        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("one", "two")
-    ]
-    for one, two in zip(*rows, strict=True):
-        assert one.keys() == two.keys()
-        assert all(one[k] == pytest.approx(two[k], rel=2e-4, abs=1e-7) for k in one), (one, two)
+    by_one([(toy(teacher, "dmd2"), tmp_path / "one")])
+    by_two([(toy(teacher, "dmd2"), tmp_path / "two")])
+    assert_same_losses(tmp_path / "one", tmp_path / "two")
