@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdistill.app.build import Built, build, engine_of
+from vdistill.app.build_avatar import adapters_of
 from vdistill.app.config import load
 from vdistill.app.plan import opened
 from vdistill.app.plan_memory import Simulated
@@ -86,6 +87,29 @@ def test_memory_of_encoding_on_the_way_is_as_planned(tmp_path: Path) -> None:
     found = planned(config)
     assert max(update.peak for update in found.updates.values()) < peak / 2
     assert found.peak == pytest.approx(peak, rel=0.05)
+
+
+TALKER = ROOT / "configs/avatar/talker_teacher_tiny.yaml"
+HEARING = {"name": "wan", "random_tiny": "wan", "frames": 9, "height": 64, "width": 64, "long_text": "cut",
+           "adapters": {"width": 32}}  # fmt: skip
+
+
+@pytest.mark.parametrize("scope", ["full", "lora"])
+def test_a_talker_is_planned_with_its_adapters_and_what_they_read(scope: str, tmp_path: Path) -> None:
+    config = load(TALKER, ["data.takes=2", "optim.name=adamw"])  # whose steps are no products of matrices
+    if scope == "lora":
+        data = {"name": "talker", "takes": 2, "take": 17, "frames": 9, "size": 64}
+        config = tiny(tmp_path, method={"name": "flow"}, data=data, family=HEARING)
+    built = build(config)
+    made = {step: built.source(step, 0) for step in range(3)}
+    adapters = adapters_of(built.family)  # type: ignore[arg-type]
+    assert adapters is not None
+    _, peak, flops = measured(config, replace(built, source=lambda step, micro: made[step]), tmp_path)
+    found = planned(config)
+    assert found.parts["adapters"] == sum(p.numel() for p in adapters.parameters()) > 0
+    assert found.parts["trained: student"] == sum(p.numel() for p in built.method.learners["student"].parameters())
+    assert found.updates["student"].peak == pytest.approx(peak, rel=0.1)
+    assert found.flops.total() == pytest.approx(flops, rel=0.02)
 
 
 def test_operations_are_those_that_pytorch_counts(tmp_path: Path) -> None:

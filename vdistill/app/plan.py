@@ -14,6 +14,8 @@ from ..core.errors import UserError
 from ..families.hollow import folder_pipe, published_pipe, text_tokens
 from ..families.opening import INDEX
 from ..families.published import PUBLISHED, published, shape_of_folder
+from ..families.stock import StockFamily
+from .build_avatar import opened_adapters, with_adapters
 from .build_family import make_family
 from .catalog import FAMILIES, PIPELINES, find
 from .config import load
@@ -75,14 +77,22 @@ def opened(config: Config, shape: str | None = None) -> Opened:
     if shape is None and (folder / INDEX).is_file():
         pipe = folder_pipe(folder)
         family = find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe)
-        return Opened(family, text_tokens(family), dtype, released)
+        return Opened(hearing(family, config, folder), text_tokens(family), dtype, released)
     name = shape or shape_of_folder(folder)
     if name is None:
         own = ", ".join(short for short, p in PUBLISHED.items() if p.family == f.name)
         raise UserError(f"nothing at {f.path!r}", "family.path", f"name a published teacher with --shape: {own}")
     p = published(name)
     pipe = published_pipe(p)
-    return Opened(find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe), p.length, dtype, released)
+    family = find(FAMILIES, checked(type(pipe).__name__, f.name))(pipe)
+    return Opened(hearing(family, config, folder), p.length, dtype, released)
+
+
+def hearing(family: StockFamily, config: Config, folder: Path) -> StockFamily:
+    """The family with the adapters of its folder, or new ones that the config asks for."""
+    assert isinstance(config.family, FamilyStock)
+    with torch.device("meta"):
+        return with_adapters(opened_adapters(family, folder), config.family.adapters)
 
 
 def checked(pipeline: str, family: str) -> str:

@@ -26,8 +26,9 @@ from .models import clip_shape
 from .plan_listen import Listener, repeated
 from .plan_memory import Opened, Simulated, Update, mean
 from .plan_sizes import bytes_of, counted, net_of, states, stepping, trained, weights
+from .plan_talk import adapter_count, talking
 from .plan_watch import AsOnGpu, Watch
-from .schema import Config, DataMedia, DataShapes
+from .schema import Config, DataMedia, DataShapes, DataTalker
 from .schema_adversarial import MethodJudgedConsistency
 from .schema_family import FamilyAnalytic, FamilyStock
 from .texts import parts_of
@@ -67,7 +68,7 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
     shape = clip_shape(family, *config.family.clip)
     if opened.released:
         release(family.pipe)
-    parts, others = counted(family), bystanders(family)
+    parts, others = {**counted(family), **adapter_count(family)}, bystanders(family)
     weightless(family, opened.dtype)
     plain(family, config, gpu)
     with torch.device("meta"):
@@ -82,7 +83,8 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
         held = {f"weights: {name}": bytes_of([module]) for name, module in others.items()}
         batch = config.train.batch
         cond = Cond(empty_conditions(told, batch), {}, empty_conditions(told, 1))
-        run = _Run(config, roles, Batch(torch.zeros(batch, *shape), cond), watch, gpu, gpus)
+        given = talking(config, family, Batch(torch.zeros(batch, *shape), cond))
+        run = _Run(config, roles, given, watch, gpu, gpus)
         found = mean([(share, run.simulated(method, parts, held)) for share, method in methods])
         return replace(found, between=between(config, family, shape, watch))
 
@@ -98,10 +100,10 @@ def between(config: Config, family: StockFamily, shape: tuple[int, ...], watch: 
         work(torch.zeros(given))
         found[name] = watch.peak - alive
 
-    media = [part for part in parts_of(config) if isinstance(part, DataMedia | DataShapes)]
+    media = [part for part in parts_of(config) if isinstance(part, DataMedia | DataShapes | DataTalker)]
     if media:
         assert not isinstance(config.family, FamilyAnalytic)
-        count = max(config.train.batch if isinstance(part, DataShapes) else 1 for part in media)
+        count = max(1 if isinstance(part, DataMedia) else config.train.batch for part in media)
         most(f"encoding {clips(count)}", family.codec.encode, count, 3, *config.family.clip)
     if config.validation.every:
         count = min(len(config.validation.prompts) or SHOWN, Plan().batch)
