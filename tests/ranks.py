@@ -32,8 +32,8 @@ def by_two(jobs: Sequence[Job]) -> None:
     """By two processes, each with its half of the batch, one job after the other."""
     told = json.dumps([(_in_parts(config, 1).model_dump(mode="json"), str(out)) for config, out in jobs])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "TRAININGS": told}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "TRAININGS": told}
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
