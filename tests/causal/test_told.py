@@ -7,13 +7,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from causal.families_bed import CAPTIONS, Bed, bed
+from causal.families_bed import CAPTIONS, EXACT, JOINT, Bed, bed, difference
 from causal.stream_bed import PLAN, SHAPE, family
+from contract import case
 from torch import Tensor, nn
 
 from vdistill.causal.attend import View
 from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Layout
+from vdistill.causal.rollout import Plan
 from vdistill.causal.stream import Stream
 from vdistill.core.denoiser import Denoiser
 from vdistill.core.guidance import cfg
@@ -28,6 +30,17 @@ def counted(net: StockNet) -> Iterator[list[int]]:
     hook = net.readers()[0].to_k.register_forward_hook(lambda *_: calls.append(1))
     try:
         yield calls
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def rows_of_text(b: Bed) -> Iterator[list[int]]:
+    """Rows of text that each pass of a joint network sends through its first layer."""
+    rows: list[int] = []
+    hook = b.net.blocks()[0].register_forward_hook(lambda _, given, out: rows.append(out[1].shape[1]))
+    try:
+        yield rows
     finally:
         hook.remove()
 
@@ -85,6 +98,53 @@ def test_every_family_that_reads_the_text_apart_answers_the_same(variant: str) -
             said.append(b.net(b.part(b.x, 0, 2), b.part(b.t, 0, 2), b.cond, attend))
         assert len(calls) == 2
     assert torch.equal(said[0], said[1]) and torch.equal(said[0], said[2])
+
+
+@pytest.mark.parametrize("variant", JOINT)
+def test_a_joint_model_answers_the_same_with_the_text_of_before(variant: str) -> None:
+    b, layout = bed(variant), Layout(2, window=5, sink=1)
+    with torch.no_grad(), rows_of_text(b) as rows:
+        anew, read = Cache(layout), Cache(layout, told={})
+        for start in range(0, 6, 2):
+            for times in (b.t, 0 * b.t):
+                said = []
+                for cache in (anew, read):
+                    view = View(cache, range(start, start + 2))
+                    view.keep = True
+                    said.append(b.ask(start, 2, times, view))
+                    if not times.any():
+                        view.commit()
+                assert difference(*said) < EXACT
+        whole = max(rows)
+        assert rows.count(whole) == 6 + 1 and rows.count(1) == 6  # the text goes through it once, beside those anew
+
+
+@pytest.mark.parametrize("variant", JOINT)
+def test_another_prompt_is_never_answered_with_the_text_of_before(variant: str) -> None:
+    b = bed(variant)
+    other = b.cond.select(torch.tensor([1, 0]))
+    kept = Cache(Layout(2), told={})
+    with torch.no_grad():
+        for cond in (b.cond, other, b.cond):
+            x, t = b.part(b.x, 0, 2), b.part(b.t, 0, 2)
+            said, anew = (b.net(x, t, cond, View(cache, range(2))) for cache in (kept, Cache(Layout(2))))
+            assert difference(said, anew) < EXACT
+
+
+@pytest.mark.parametrize("variant", ["cogvideox-5b", "hunyuan"])
+def test_a_stream_of_a_joint_model_goes_on_from_a_snapshot_bit_for_bit(variant: str) -> None:
+    c = case(variant)
+    plan = Plan(Layout(2, window=6, sink=2, places="relative"), (1.0, 0.5))
+    size, patch = c.shape[0], c.family.network_of().patch
+
+    def begun(caption: str) -> Stream:
+        shape = (size, 2 * patch[1], 2 * patch[2])
+        return Stream(c.family.as_net(bed(variant).net), plan, shape, c.family.text([caption]).to(dtype=torch.float64))
+
+    one, two = begun("a red cat"), begun("a fence")
+    next(one), next(one)
+    two.restore({k: v.clone() for k, v in one.state().items()})
+    assert torch.equal(next(two), next(one))
 
 
 def test_the_stock_processors_are_put_back() -> None:

@@ -154,8 +154,10 @@ class View:
         prefix: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        rows = (q.shape[2] - prefix) // len(self.ids)
-        text, (q, k, v) = [x[:, :, :prefix] for x in (q, k, v)], [x[:, :, prefix:] for x in (q, k, v)]
+        asked = q.shape[2] - (k.shape[2] - prefix)  # rows of text that ask: none where the answer is known
+        text = [q[:, :, :asked], k[:, :, :prefix], v[:, :, :prefix]]
+        q, k, v = q[:, :, asked:], k[:, :, prefix:], v[:, :, prefix:]
+        rows = q.shape[2] // len(self.ids)
         if self.keep:
             self.made[0][layer], self.made[1][layer] = k, v
         if rope is not None:
@@ -167,13 +169,10 @@ class View:
         told = None if mask is None else mask[:, None, None, :prefix]
         rest = k.shape[2] - prefix
         seen = None if told is None else torch.cat([told.new_ones(1).expand(*told.shape[:3], rest), told], 3)
-        return torch.cat(
-            [
-                scaled_dot_product_attention(text[0], text[1], text[2], attn_mask=told),
-                scaled_dot_product_attention(q, k, v, attn_mask=seen),
-            ],
-            2,
-        )
+        answer = scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        if not asked:
+            return answer
+        return torch.cat([scaled_dot_product_attention(text[0], text[1], text[2], attn_mask=told), answer], 2)
 
     @property
     def numbers(self) -> Tensor | None:

@@ -36,7 +36,8 @@ class Attend(Protocol):
         """q, k, v: [B, heads, N, D]; returns [B, heads, N, D].
 
         The first `prefix` rows do not belong to the sequence (the text of a joint model); the others are
-        position-major along the sequence axis. mask: [B, N], true where a key may be read.
+        position-major along the sequence axis. mask: [B, N], true where a key may be read. A `Told` is also given
+        queries without the prefix, and answers for the others alone.
         """
 
 

@@ -131,6 +131,9 @@ class CogNet(StockNet):
             )[0]
         return out.transpose(1, 2)  # type: ignore[no-any-return]
 
+    def briefly(self, cond: Cond) -> Cond:
+        return cond.with_field("text", cond.fields["text"][:, :1])
+
     @contextmanager
     def timed(self, x: Tensor, timestep: Tensor) -> Iterator[Tensor]:
         """[B] -> [B] for a batch as large as x; [B, T] -> [B (1 + P)], which the network understands inside."""

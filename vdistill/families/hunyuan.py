@@ -117,6 +117,10 @@ class HunyuanNet(StockNet):
                 guidance=self.scale(x, cond), return_dict=False,
             )[0]  # fmt: skip
 
+    def briefly(self, cond: Cond) -> Cond:
+        text, mask = (cond.fields[name][:, :1] for name in ("text", "text.mask"))
+        return cond.with_field("text", text).with_field("text.mask", torch.ones_like(mask))
+
     @contextmanager
     def timed(self, x: Tensor, timestep: Tensor) -> Iterator[Tensor]:
         """[B] -> [B] for a batch as large as x; [B, T] -> [B, 1 + P], which the network understands inside."""

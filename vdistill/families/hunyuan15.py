@@ -29,13 +29,21 @@ class Hunyuan15Net(HunyuanNet):
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         config, dtype, f = self.model.config, self.dtype, cond.fields
         nothing = x.new_zeros(len(x), config.in_channels - x.shape[1], *x.shape[2:])
-        image = x.new_zeros(len(x), self.image_tokens, config.image_embed_dim, dtype=dtype)
+        rows = self.image_tokens if f["text.glyph"].shape[1] else 0
+        image = x.new_zeros(len(x), rows, config.image_embed_dim, dtype=dtype)
         with self.timed(x, timestep) as timestep:
             return self.model(  # type: ignore[no-any-return]
                 torch.cat([x, nothing], 1).to(dtype), timestep.to(dtype), self.text(cond),
                 f["text.mask"].to(dtype), encoder_hidden_states_2=f["text.glyph"].to(dtype),
                 encoder_attention_mask_2=f["text.glyph_mask"].to(dtype), image_embeds=image, return_dict=False,
             )[0]  # fmt: skip
+
+    def briefly(self, cond: Cond) -> Cond:
+        """Without the image's rows too, which go with those of the glyphs."""
+        short = super().briefly(cond)
+        for name in ("text.glyph", "text.glyph_mask"):
+            short = short.with_field(name, cond.fields[name][:, :0])
+        return short
 
     @property
     def embedder(self) -> nn.Module:

@@ -19,7 +19,7 @@ from ..core.cond import Cond
 from ..core.errors import UserError
 from .clock import Clock
 from .guidance_input import GuidanceEmbedding
-from .told import Once, Read, kept_of
+from .told import Alone, Known, Once, Read, kept_of
 
 Processor = Any
 """What diffusers calls for one attention layer."""
@@ -125,11 +125,28 @@ class StockNet(nn.Module):
         with ExitStack() as held:
             for each in self.beside.values():
                 held.enter_context(each.acting(self, x, cond))  # type: ignore[operator]
-            held.enter_context(self.attending(attend, kept_of(attend, cond)))
+            read = kept_of(attend, cond)
+            if read is not None and t.ndim == 2 and (short := self.briefly(cond)) is not None:
+                if not read:
+                    self.tell(x, cond, read)
+                attend, cond = Known(attend, read), short
+            held.enter_context(self.attending(attend, read))
             try:
                 return self.predict(x, self.clock.told(t), cond)
             except Enough:
                 return x  # `taps` has what it came for, and nobody reads this
+
+    def briefly(self, cond: Cond) -> Cond | None:
+        """Conditions with one row of text in place of all, for a joint model whose text is known; None where the text
+        is not in the sequence."""
+        return None
+
+    def tell(self, x: Tensor, cond: Cond, read: Read) -> None:
+        """Put every layer's keys and values of the text into `read`: a pass over the text and one token, at time 0."""
+        alone, (p_t, high, wide) = Alone(), self.patch
+        with self.attending(alone):
+            self.predict(x[:, :, :p_t, :high, :wide], x.new_zeros(len(x), 1), cond)
+        read.update(alone.read)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Cond) -> Tensor:
         """Call the stock network. timestep: [B] or [B, T], float32, as it was trained with."""

@@ -1,6 +1,7 @@
 """Keys and values of the text, computed once for a prompt: a stream asks for the same ones at every step of each block.
 
-Only for layers that read the text apart (Wan, LTX); in a joint model the text goes through all layers with the clip.
+Layers that read the text apart (Wan, LTX) make them from the text alone. In a joint model the text goes through all
+layers with the clip, but sees itself alone and is told time 0, so that what it becomes is the prompt's alone too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from ..core.attention import Told
+from ..core.attention import Attend, Placed, Rope, Told
 from ..core.cond import Cond
 
 Read = dict[tuple[int, str], Tensor]
@@ -65,3 +67,60 @@ class _Layer:
         if key not in self.read:
             self.read[key] = make()
         return self.read[key]
+
+
+class Alone:
+    """An `Attend` of a joint model that answers for the text, and holds on to its keys and values [B, heads, L, D] and
+    its mask [B, L]; of the one position of the clip that goes along, the answer is of no use."""
+
+    numbers = torch.zeros(1, dtype=torch.float64)
+
+    def __init__(self) -> None:
+        self.read: Read = {}
+
+    def __call__(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        *,
+        prefix: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        told = {"k": k[:, :, :prefix], "v": v[:, :, :prefix]} | ({} if mask is None else {"mask": mask[:, :prefix]})
+        self.read |= {(layer, name): value for name, value in told.items()}
+        seen = None if mask is None else told["mask"][:, None, None]
+        text = scaled_dot_product_attention(q[:, :, :prefix], told["k"], told["v"], attn_mask=seen)
+        return torch.cat([text, v[:, :, prefix:]], 2)
+
+
+class Known:
+    """An `Attend` of a joint model that is given a row of text in place of all, and shows `attend` the keys and values
+    that are known; of that row, the answer is of no use."""
+
+    def __init__(self, attend: Attend, read: Read) -> None:
+        self.attend, self.read = attend, read
+
+    @property
+    def numbers(self) -> Tensor | None:
+        """See `core.attention.Placed`."""
+        return self.attend.numbers if isinstance(self.attend, Placed) else None
+
+    def __call__(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Rope | None,
+        *,
+        prefix: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        told = {name: self.read[layer, name] for name in ("k", "v", "mask") if (layer, name) in self.read}
+        k, v = torch.cat([told["k"], k[:, :, prefix:]], 2), torch.cat([told["v"], v[:, :, prefix:]], 2)
+        mask = None if mask is None else torch.cat([told["mask"], mask[:, prefix:]], 1)
+        out = self.attend(layer, q[:, :, prefix:], k, v, rope, prefix=told["k"].shape[2], mask=mask)
+        return torch.cat([v.new_zeros(*v.shape[:2], prefix, v.shape[3]), out], 2)
