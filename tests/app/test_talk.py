@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from talkers import model, write_sound
 from torch import Tensor
 from torch.nn.functional import conv1d
@@ -18,6 +19,7 @@ from vdistill.app import cli
 from vdistill.app.models import open_model
 from vdistill.app.speaker import session_of, speaker_of
 from vdistill.avatar.rates import SAMPLES
+from vdistill.avatar.session import Session
 from vdistill.core.errors import UserError
 from vdistill.data.encode import png
 from vdistill.data.sound import read_sound
@@ -96,6 +98,45 @@ def test_a_session_of_the_library_makes_what_the_command_makes(files: list[str],
     assert (made - whole).abs().max() < 0.05  # the picture of the file has bytes
     with pytest.raises(UserError, match="no option 'scale'"):
         vdistill.talk_session(model(), files[1], scale=2.0)
+
+
+@pytest.mark.parametrize("cut", [0, 700, 20_000])
+def test_a_session_that_is_kept_goes_on_to_the_bit(cut: int, tmp_path: Path) -> None:
+    def begun(face: Tensor = clip().reference, steps: int = 1) -> Session:
+        speaker = speaker_of(open_model(model()), face, 9, "a person speaks", scales={}, begins=2, steps=steps)
+        return session_of(speaker)
+
+    sound, first = clip().sound, begun()
+    first.push(sound[:cut])
+    save_file(first.state(), tmp_path / "kept.safetensors")
+    kept = load_file(tmp_path / "kept.safetensors")
+    rest = torch.cat([c.frames for c in first.push(sound[cut:]) + first.finish()], 1)
+    other = begun(clip().reference.flip(2))  # another face, of which nothing stays
+    other.push(sound[:9000])
+    other.restore(kept)
+    assert torch.equal(torch.cat([c.frames for c in other.push(sound[cut:]) + other.finish()], 1), rest)
+    again = begun()
+    again.restore(first.state())
+    with pytest.raises(UserError, match="this session is finished"):
+        again.push(sound)
+    with pytest.raises(UserError, match="session state: is of steps 1, this session has 2"):
+        begun(steps=2).restore(kept)
+    large = begun(torch.zeros(3, 64, 64))
+    with pytest.raises(UserError, match="is of pixels 32x32, this session has 64x64"):
+        large.restore(kept)
+    assert large.push(sound[:20_000])[0].frames.shape[-1] == 64
+    with pytest.raises(UserError, match="is not the state of a session"):
+        begun().restore({})
+
+
+def test_a_session_of_another_model_is_not_gone_on_with() -> None:
+    family = open_model(model())
+    one, two = (session_of(speaker_of(family, clip().reference, 9, "hi", scales={}, steps=1)) for _ in range(2))
+    kept = one.state()
+    two.restore(kept)
+    next(iter(family.net.parameters())).data.view(-1)[0] += 1
+    with pytest.raises(UserError, match="session state: is of another model"):
+        two.restore(kept)
 
 
 def test_options_take_the_place_of_the_models_own(files: list[str], tmp_path: Path) -> None:

@@ -141,6 +141,19 @@ def test_a_stream_that_is_kept_goes_on_to_the_bit() -> None:
     assert torch.equal(torch.cat([next(again) for _ in range(4)], 2), after)
 
 
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_session_that_is_kept_goes_on_to_the_bit(kind: str) -> None:
+    sound, first, other = clip().sound, session_of(speaker(kind)), session_of(speaker(kind))
+    first.push(sound[:17_777]), other.push(sound[-9000:])
+    kept = {name: value.clone() for name, value in first.state().items()}
+    rest = torch.cat([chunk.frames for chunk in first.push(sound[17_777:]) + first.finish()], 1)
+    other.restore(kept)
+    again = torch.cat([chunk.frames for chunk in other.push(sound[17_777:]) + other.finish()], 1)
+    assert rest.shape[1] > 20 and torch.equal(again, rest)
+    with pytest.raises(UserError, match="this session has"):
+        session_of(speaker("three" if kind == "one" else "one")).restore(kept)
+
+
 def test_another_text_is_told_between_blocks_and_the_sound_goes_on() -> None:
     one = speaker()
     cond, plan, shape = whole(one, clip().sound), one.stream.plan, one.stream.shape

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vdistill.avatar.encoders import Encoder
 from vdistill.avatar.mel import Mel
 from vdistill.avatar.pieces import Pieces
 from vdistill.avatar.ring import Ringed
@@ -70,3 +71,14 @@ def test_what_cannot_be_sound_is_refused() -> None:
         Mel().stream().push(torch.tensor([0.0, float("nan")]))
     with pytest.raises(UserError, match="a ring of 0.1 s for 4 frames"):
         Ringed(Mel(), seconds=0.1)
+
+
+@pytest.mark.parametrize("encoder", [Mel(20), Ringed(Mel(20), 1.0, 4, 2)], ids=["mel", "ring"])
+def test_a_stream_that_is_kept_goes_on_to_the_bit(encoder: Encoder) -> None:
+    sound = Rng(0).normal("sound", (20_000,))
+    first, other = encoder.stream(), encoder.stream()
+    first.push(sound[:7777])
+    other.push(sound[5:4000])
+    other.restore(first.state())
+    one, two = (torch.cat([s.push(sound[7777:]), s.flush()]) for s in (first, other))
+    assert len(one) > 15 and torch.equal(one, two)

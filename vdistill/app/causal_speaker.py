@@ -3,16 +3,18 @@ shown again. What it is told of a block is what the block's positions hear in th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..avatar.session import entries
 from ..causal.stream import Stream
 from ..core.cond import Cond
 from ..core.errors import UserError
 from .causal_file import Saved
+from .live import decoder_state, restore_decoder
 from .speaker import Speaker
 from .streaming import stream_of
 
@@ -28,6 +30,20 @@ class CausalSpeaker(Speaker):
     def block(self, cond: Cond, start: int, back: int, count: int) -> Tensor:
         self.stream.hear(cond.narrow(back, count).along)
         return self.decode(next(self.stream))[0].float().cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """Besides, what the student and the decoder remember."""
+        found = super().state() | {f"stream/{k}": v for k, v in self.stream.state().items()}
+        return found | {f"decoder/{k}": v for k, v in decoder_state(self.decode).items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
+        self.stream.restore(entries("stream/", state))
+        restore_decoder(self.decode, entries("decoder/", state))
+
+    def about(self) -> dict[str, str]:
+        plan = self.stream.plan
+        return {**super().about(), "layout": str(plan.layout), "times": str((plan.times, plan.first, plan.level))}
 
     def room(self, block: int | None, back: int | None) -> tuple[int, int, int]:
         """As it was trained. One position of the past, so that the first of a block is no beginning of a clip."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..avatar.conditions import NULL
-from ..avatar.session import Heard, Session
+from ..avatar.session import Heard, Session, entries
 from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
@@ -22,6 +22,7 @@ from ..video.extend import Continued, continue_from
 from .build_avatar import conditions_of
 from .build_scales import tokens_of, told_student
 from .generate import Counted
+from .live import fingerprint
 from .models import clip_shape
 from .talk_clips import under
 
@@ -90,6 +91,23 @@ class Speaker:
             what = f"{block} positions after {back} of the past, in clips of {length}"
             raise UserError(what, "session", f"at least 1 and 1 to {BACK}, together at most {length}")
         return length, block, back
+
+    def about(self) -> dict[str, str]:
+        """Which model makes what."""
+        _, _, high, wide = self.shape
+        spatial = self.family.codec.spatial
+        return {"pixels": f"{high * spatial}x{wide * spatial}", "steps": str(self.family.times or self.steps),
+                "dtype": str(self.family.network_of().dtype), "weights": fingerprint(self.family)}  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        """The face, the text, the seed and the newest frames."""
+        found = {"ref": self.ref, "seed": torch.tensor([self.seed])}
+        found |= {f"text/{name}": value for name, value in self.text.fields.items()}
+        return found if self.last is None else {**found, "last": self.last}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.ref, self.seed, self.last = state["ref"], int(state["seed"]), state.get("last")
+        self.text = replace(self.text, fields=entries("text/", state))
 
     @property
     def passes(self) -> int:

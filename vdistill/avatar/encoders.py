@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -15,6 +16,12 @@ class Stream(Protocol):
 
     def flush(self) -> Tensor:
         """The frames that waited for sound after them, as if silence followed: [frames, F]."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What another stream of the same encoder needs to go on."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was taken of."""
 
 
 class Encoder(Protocol):

@@ -7,6 +7,7 @@ Bit for bit needs work in blocks of one frame: FFTs and products of matrices of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -95,6 +96,12 @@ class MelStream:
     def flush(self) -> Tensor:
         """The last whole frames, with silence after the end."""
         return self._said(self._pieces.flush(self._pieces.samples // SAMPLES))
+
+    def state(self) -> dict[str, Tensor]:
+        return self._pieces.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._pieces.restore(state)
 
     def _said(self, pieces: list[Tensor]) -> Tensor:
         made = [self.mel.frame(piece) for piece in pieces]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,15 @@ class Pieces:
         """The pieces that make `total` altogether, with zeros after the end."""
         self._held = torch.cat([self._held, torch.zeros(self.size + self.step)])
         return self._take(total - self.taken)
+
+    def state(self) -> dict[str, Tensor]:
+        """The samples held, and how many came and how many pieces were taken."""
+        return {"held": self._held.clone(), "counts": torch.tensor([self.samples, self.taken])}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was taken of."""
+        self._held = state["held"].clone()
+        self.samples, self.taken = (int(n) for n in state["counts"])
 
     def _take(self, count: int) -> list[Tensor]:
         count = max(0, count)

@@ -6,6 +6,7 @@ on where it lies and not on how the sound came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,13 @@ class RingStream:
         """The last whole frames, with silence after the end."""
         total = self._pieces.samples // SAMPLES
         return self._said(self._pieces.flush(-(-total // self.ringed.block)))[: max(0, total - self._before)]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"frames": torch.tensor([self.frames]), **self._pieces.state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.frames = int(state["frames"])
+        self._pieces.restore(state)
 
     def _said(self, rings: list[Tensor]) -> Tensor:
         self._before = self.frames

@@ -6,8 +6,9 @@ Latency of a frame = its block + the sound heard after it + computing; `Session.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -44,6 +45,15 @@ class Make(Protocol):
     """Makes a block: frames [3, n, H, W], n = count * stride, at the beginning of a session stride - 1 fewer."""
 
     def __call__(self, heard: Heard) -> Tensor: ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What is remembered from block to block."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was taken of."""
+
+    def about(self) -> dict[str, str]:
+        """What another must have in common to go on from a state: a word for it -> its value."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,38 @@ class Session:
             self.meter.frames += min(left, chunk.frames.shape[1]) - chunk.frames.shape[1]
         return made
 
+    # -- what is kept of it ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything another session of the same model needs to go on to the bit, as tensors on the CPU (safetensors
+        will keep them). What it cost so far, `meter`, is not in it."""
+        found = {
+            "numbers": torch.tensor([self._done, self._begin, int(self._ended)]),
+            "quiet": torch.tensor([self._quiet], dtype=torch.float64),
+            "features": self._features.clone(),
+            "sound": self._sound.clone(),
+            "about": torch.frombuffer(bytearray(json.dumps(self._about()).encode()), dtype=torch.uint8),
+        }
+        found |= {f"heard/{k}": v for k, v in self._stream.state().items()}
+        return found | {f"make/{k}": v.detach().cpu().clone() for k, v in self.make.state().items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Become what `state` was taken of. UserError, and nothing changes, where that is of another model or size."""
+        known, own = about_of(state), self._about()
+        for what, value in own.items():
+            if known.get(what) != value:
+                shown = "another model" if what == "weights" else f"{what} {known.get(what)}, this session has {value}"
+                raise UserError(f"is of {shown}", "session state", "restore it in a session opened as it was")
+        self._done, self._begin, ended = (int(n) for n in state["numbers"])
+        self._quiet, self._ended = float(state["quiet"]), bool(ended)
+        self._features, self._sound = state["features"].clone(), state["sound"].clone()
+        self._stream.restore(entries("heard/", state))
+        self.make.restore(entries("make/", state))
+
+    def _about(self) -> dict[str, str]:
+        blocks = f"{self.first}, {self.block} after {self.back}"
+        return {**self.make.about(), "blocks": blocks, "features": str(self._features.shape[1])}
+
     # -- blocks ------------------------------------------------------------------------------------------------------
 
     def _blocks(self) -> list[Chunk]:
@@ -186,3 +228,17 @@ class Session:
         oldest = self.windows.stride * max(self._done - self.back, 0) - self.windows.size
         if (gone := oldest - self._begin) > 0:
             self._features, self._begin = self._features[gone:], oldest
+
+
+def about_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """What a session's state says of itself. UserError for something else."""
+    try:
+        found: dict[str, str] = json.loads(bytes(state["about"].tolist()))
+        return found
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError("is not the state of a session", "session state", "give what Session.state made") from error
+
+
+def entries(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries below a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
