@@ -4,9 +4,6 @@ what does not fit is refused in one line, and the tiny twins of the recipes run.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,19 +30,22 @@ LATENT = {"kind": "latent", "hidden": 8, "share": 0.2, "text": True}
 FRAMES = {"kind": "pixels", "hidden": 8, "loss": "hinge", "weight": 1.0, "r1": 1.0}
 PAIRS = {"kind": "latent", "hidden": 8, "r1": 1.0, "text": True}
 METHODS: dict[str, dict[str, Any]] = {
-    "lightning": {"name": "progressive", "steps": 2, "scale": 2.0, "judge": {"r1": 1.0}, "relax": 2},
+    "lightning": {
+        "name": "progressive", "steps": 2, "scale": 2.0, "relax": 2,
+        "judge": {"r1": 1.0, "later": 0.75, "mismatched": True},
+    },
     "halving": {"name": "progressive", "steps": 2, "substeps": 4},
     "osv_1": {"name": "regression", "steps": 1, "end": "teacher", "scale": 2.0, "judge": LATENT},
     "osv_2": {"name": "judged_consistency", "steps": 2, "teacher_steps": 6, "solves": 2, "judge": LATENT},
     "diffusion2gan": {
         "name": "regression", "steps": 1, "inputs": "bank", "distance": "perceptual", "conditional": True,
-        "judge": PAIRS | {"share": 0.3},
+        "judge": PAIRS | {"share": 0.3, "mismatched": True},
     },
     "mcm": {
         "name": "judged_consistency", "teacher_steps": 6, "view": "differences", "own": 0.5,
         "judge": FRAMES, "watch_per_student": 2,
     },
-    "add": {"name": "add", "steps": 2, "scale": 2.0, "judge": FRAMES},
+    "add": {"name": "add", "steps": 2, "scale": 2.0, "judge": FRAMES | {"penalty": "heads"}},
     "avdm2": {"name": "frame_matching", "steps": 2, "scale": 2.0, "judge": LATENT, "watch_per_student": 2},
 }  # fmt: skip
 
@@ -111,22 +111,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     found = rows(tmp_path / "a")
     assert all(row["student/grad"] > 0 for row in found if "student/grad" in row)
     assert ("critic/told_apart" in found[0]) == (method != "halving")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lightning", "mcm"])
-def test_two_ranks_train_with_the_losses_of_one(method: str, teacher: Path, tmp_path: Path) -> None:
-    (path := tmp_path / "toy.yaml").write_text(configs.dump(toy(teacher, method)))
-    for out, ranks in (("one", 1), ("two", 2)):
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
-        command += ["vdistill", "train", str(path), "--out", str(tmp_path / out), f"train.micro={2 // ranks}"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (rows(tmp_path / run) for run in ("one", "two"))
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        assert all(a[k] == pytest.approx(b[k], rel=2e-4, abs=1e-6) for k in a), (a, b)
 
 
 def rows(out: Path) -> list[dict[str, float]]:

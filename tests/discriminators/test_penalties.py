@@ -133,8 +133,9 @@ def test_heads_that_read_by_attention_have_a_slope_too() -> None:
 
 def test_the_anchor_is_nothing_at_first_and_then_the_formula() -> None:
     anchor, real, fake = Anchor(0.5, 0.9), torch.full((2, 3), 2.0), torch.full((2, 3), -1.0)
-    assert anchor(real, fake).tolist() == [0, 0]
-    assert torch.allclose(anchor(real, fake), torch.full((2,), 0.5 * (9 + 9)))  # usual: 2 and -1, made up for its youth
+    assert anchor(real, fake, 0).tolist() == [0, 0]
+    # usual: 2 and -1, made up for its youth
+    assert torch.allclose(anchor(real, fake, 1), torch.full((2,), 0.5 * (9 + 9)))
     usual = (torch.tensor(0.3), torch.tensor(-0.2))
     want = (2 + 0.2) ** 2 + (-1 - 0.3) ** 2
     assert lecam(real, fake, *usual).tolist() == pytest.approx([want, want], rel=1e-6)
@@ -147,4 +148,16 @@ def test_the_anchor_is_saved_with_its_judge_and_leaves_the_game_alone_at_first()
     level = next(term._levels(x, Cond(), Rng(0)))
     want = watch_loss(level.ask(batch.x).logits, level.ask(x).logits).mean()
     assert float(loss.total) == pytest.approx(float(want), rel=1e-6)
-    assert {"anchor.real", "anchor.fake", "anchor.seen"} == set(term.module.state_dict())
+    assert {f"anchor.{name}" for name in ("usual", "seen", "coming", "step")} == set(term.module.state_dict())
+
+
+def test_micro_batches_of_a_step_move_the_anchor_together() -> None:
+    logits = torch.randn(3, 2, 4, 5)  # steps, real and generated, samples
+    whole, parts = Anchor(0.5, 0.9), Anchor(0.5, 0.9)
+    for step, (real, fake) in enumerate(logits):
+        want = whole(real, fake, step)
+        found = [parts(real[i : i + 2], fake[i : i + 2], step) for i in (0, 2)]
+        assert torch.allclose(torch.cat(found), want, rtol=1e-5) and (want > 0).all() == (step > 0)
+    again = Anchor(0.5, 0.9)
+    again.load_state_dict(whole.state_dict())
+    assert torch.equal(again(*logits[0], 3), whole(*logits[0], 3))

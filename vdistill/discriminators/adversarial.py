@@ -96,7 +96,7 @@ class Adversarial:
         fake, real = (torch.cat(logits, 1) for logits in zip(*(row[1:] for row in rows), strict=True))
         cost = mean([row[0] for row in rows])
         if self.anchor is not None:
-            cost = cost + self.anchor(real, fake)
+            cost = cost + self.anchor(real, fake, rng.step)
         return watch_report(self.watch_weight * batch.mean(cost), fake, real, self.kind)
 
     @torch.no_grad()
