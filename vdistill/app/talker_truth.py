@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from ..avatar.mel import STEPS, Mel
 from ..avatar.sync_net import MiniSyncNet, load_sync_net, mouth_crops
 from ..core.rng import Rng
 from ..eval.aperture import side_by_side
+from ..eval.expression import moments
 from ..eval.identity_error import CHEAP, PRECISE, Faces, of_clips
 from ..eval.talking import Truth
 from ..worlds.talker import identity
@@ -26,6 +28,8 @@ MOMENT = {  # what is not the person: typical value and spread of mouth [6], bli
     "blink": ((0.1,), (0.3,)),
     "pose": ((0.0, 0.0, 0.0, 1.0), (0.02, 0.015, 0.05, 0.03)),
 }
+MOMENTS = ("open", "width", "round", "teeth", "tongue", "press", "blink", "x", "y", "roll", "scale")
+EXPRESSION = ("open", "width", "round", "blink")  # what shows in every frame
 SPOKEN = ("mouth_width", "lips")  # cannot be told apart from how a mouth is held, so they are not asked for
 
 
@@ -43,6 +47,7 @@ def faces() -> Faces:
         torch.cat([drawn.std(0), torch.tensor(spread)]),
         person,
         colours,
+        {name: identity.SIZE + i for i, name in enumerate(MOMENTS)},
     )
 
 
@@ -74,10 +79,11 @@ def sync_net() -> MiniSyncNet:
     return load_sync_net(SHIPPED)
 
 
-def truth_of(clips: Sequence[Clip], precise: bool = False) -> Truth:
+def truth_of(clips: Sequence[Clip], precise: bool = False, expression: bool = False) -> Truth:
     """What `talking_scores` and `seconds` need to measure clips made for the sound and the person of these.
 
     precise: identity from 5 frames fitted to the end (0.9 s of one core a clip), not from 3 at a glance (0.3 s).
+    expression: blinks and E-FD* too, for which every frame is fitted, those of the true clips now.
     """
     world, people = faces(), rows(clips)
     how = (5, PRECISE) if precise else (3, CHEAP)
@@ -87,7 +93,13 @@ def truth_of(clips: Sequence[Clip], precise: bool = False) -> Truth:
     def vectors(x: Tensor) -> tuple[Tensor, Tensor]:
         return net(mouth_crops(x), bands)  # type: ignore[no-any-return]
 
-    return Truth(openings(clips), identity=lambda x: of_clips(world, x, people, *how).total, vectors=vectors)
+    def shown(x: Tensor) -> Tensor:
+        return moments(world, x, EXPRESSION)
+
+    found = Truth(openings(clips), identity=lambda x: of_clips(world, x, people, *how).total, vectors=vectors)
+    if not expression:
+        return found
+    return replace(found, expression=shown, expressions=shown(torch.stack([clip.frames for clip in clips])))
 
 
 def duo_truth(clips: Sequence[DuoClip]) -> Truth:

@@ -9,7 +9,7 @@ stain bends nothing).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ class Faces:
 
     draw: ([N, P], s) -> pictures [N, 3, s, s] in [-1, 1]; typical, spread: [P], mean and deviation in the population;
     person: names of the parameters that make the person -> their places in the row; colours: places of RGB [K, 3],
-    values in [0, 1], each of which changes its own channel of the picture only.
+    values in [0, 1], each of which changes its own channel of the picture only; moment: names of the parameters of the
+    moment -> their places.
     """
 
     draw: Callable[[Tensor, int], Tensor]
@@ -44,6 +45,7 @@ class Faces:
     spread: Tensor
     person: Mapping[str, Sequence[int]]
     colours: Tensor
+    moment: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def places(self) -> Tensor:
@@ -65,7 +67,7 @@ def shares(faces: Faces, row: Tensor, shown: Tensor) -> Tensor:
         other = row.clone()
         other[:, places] += STEP
         found.append((faces.draw(other, shown.shape[-1]) - shown) / (2 * STEP))
-    return torch.stack(found, 1)
+    return torch.stack(found, 1) if found else shown.new_zeros(len(shown), 0, *shown.shape[1:])
 
 
 def probed(frames: Tensor, share: Tensor, otherwise: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def fit(faces: Faces, frames: Tensor, plan: Plan = PRECISE) -> Tensor:
     for place, (size, rounds) in enumerate(plan):
         size = min(size, frames.shape[-1])
         target = adaptive_avg_pool2d(frames.float(), (size, size))
-        if place == 0:
+        if place == 0 and len(faces.colours):
             row = _coloured(faces, target, row)
         shown, damp = faces.draw(row, size), torch.full((len(frames), 1, 1), 0.01)
         for _ in range(rounds):

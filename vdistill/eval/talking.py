@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from .aperture import INNER, aperture, crosstalk
 from .drift import histogram
+from .expression import blinks, expression_distance
 from .sync import Sync, best, by_second, distances, pearson, sync
 
 FPS = 25.0
@@ -25,7 +26,8 @@ class Truth:
     [0, 1], where it is (default: one centred face); turns: regions [B or 1, S, T or 1, H, W] of several faces and whose
     turn it is, [B or 1, S, T] (`aperture.crosstalk`); identity: clips -> [B], the error of who is seen
     (`identity_error.of_clips`); vectors: clips -> what a sync network sees and hears of every window, [B, N, D] each;
-    inner: rgb of the inside of a mouth.
+    inner: rgb of the inside of a mouth; expression: clips -> what faces do, tracks [B, T, K] of which the last is how
+    far lids are closed (`expression.moments`); expressions: the same of true clips.
     """
 
     opening: Tensor
@@ -34,6 +36,8 @@ class Truth:
     identity: Callable[[Tensor], Tensor] | None = None
     vectors: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     inner: Sequence[float] = INNER
+    expression: Callable[[Tensor], Tensor] | None = None
+    expressions: Tensor | None = None
 
 
 def talking_scores(x: Tensor, truth: Truth) -> dict[str, float]:
@@ -42,7 +46,8 @@ def talking_scores(x: Tensor, truth: Truth) -> dict[str, float]:
     sync_pcc: correlation of pixel aperture and opening at zero shift; sync_d, sync_c, offset: D*, C* and the median
     offset in frames of the same two signals, positive where the picture is late; aperture: mean of the aperture over
     frames; motion, jitter: root mean square of first differences, and flicker, of all but the mouth, [-1, 1] units.
-    identity_error, crosstalk, and net_d, net_c, net_offset of the sync network: where the truth says how.
+    identity_error, crosstalk, net_d, net_c, net_offset of the sync network, and blinks (a minute), blink_seconds (of
+    clips that have one), efd* of expressions: where the truth says how.
     """
     _same_length(x, truth)
     open_ = aperture(x, truth.mouth, truth.inner)
@@ -57,7 +62,7 @@ def talking_scores(x: Tensor, truth: Truth) -> dict[str, float]:
         found["crosstalk"] = float(crosstalk(x, *truth.turns, truth.inner).mean())
     if truth.vectors is not None:
         found |= best(distances(*truth.vectors(x))).means("net_")
-    return found
+    return found if truth.expression is None else found | _expressed(truth.expression(x), truth.expressions)
 
 
 def motion(x: Tensor, mouth: Tensor | None = None) -> Tensor:
@@ -123,6 +128,13 @@ def ends(rows: Sequence[Mapping[str, float]], span: float = 5.0) -> dict[str, fl
         found[f"{name}_first"] = sum(r[name] for r in first) / len(first)
         found[f"{name}_last"] = sum(r[name] for r in last) / len(last)
     return found
+
+
+def _expressed(tracks: Tensor, true: Tensor | None) -> dict[str, float]:
+    seen = blinks(tracks[..., -1])
+    some = seen.seconds[seen.seconds > 0]
+    found = {"blinks": float(seen.rate.mean()), "blink_seconds": float(some.mean()) if len(some) else 0.0}
+    return found if true is None else found | {"efd*": expression_distance(tracks, true)}
 
 
 def _named(of: Sync) -> dict[str, float]:
