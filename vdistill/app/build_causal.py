@@ -135,10 +135,15 @@ def generate_of(config: Config, family: StockFamily, times: tuple[float, ...]) -
         return Either(Rolling(plan, last), forcing, causal.rolling)
     if causal.rollout is None:
         return forcing
-    checked_length(clip_length(config, family), causal.rollout, plan.layout.block * unit)
+    length = clip_length(config, family)
+    checked_length(length, causal.rollout, plan.layout.block * unit)
     if causal.extend is None:
         return Longer(forcing, causal.rollout, pictures(family))
-    return LongTuning(plan, causal.extend, causal.rollout, pictures(family))
+    tuning = LongTuning(plan, causal.extend, causal.rollout, pictures(family), causal.switch)
+    if causal.switch and tuning.calls(length) < 2:
+        what = f"a clip of {length} latents never grows by {causal.extend} within {causal.rollout}"
+        raise UserError(what, "causal.switch", f"rollout: {length + causal.extend} or more")
+    return tuning
 
 
 def pictures(family: StockFamily) -> Again:

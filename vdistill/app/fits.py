@@ -25,7 +25,7 @@ TOLD = ("mixed", "lcm", "dmd2")
 """Methods whose students can be told several scales."""
 GUIDES = ("guidance", "guidance_low", "guidance_high", "condition", "embed_guidance")
 """Keys of theirs that say what scales say."""
-ROLLED = ("rollout", "last", "extend", "rolling", "through", "whole")
+ROLLED = ("rollout", "last", "extend", "switch", "rolling", "through", "whole")
 """Keys of the causal section that say how a rollout goes."""
 
 
@@ -194,6 +194,8 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
     for key in ROLLED if inputs != "rollout" else ():
         if key in causal.model_fields_set and getattr(causal, key):
             yield f"causal.{key}", "belongs to dmd2 with inputs: rollout; leave it out"
+    if causal.switch and config.train.batch == 1:
+        yield "causal.switch", "takes the text of another sample of the micro-batch; train.batch must be 2 or more"
     if causal.start is not None and getattr(method, "start", None) is not None:
         yield "method.start", "and causal.start are two ways to say one thing; say it in causal"
     if causal.teacher == "causal" and method.name != "dmd2":

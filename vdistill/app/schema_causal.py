@@ -43,6 +43,12 @@ class Causal(Section):
         "latent frames",
         ge=1,
     )
+    switch: Share = note(
+        0.0,
+        "of the clips that 'extend' lets grow, so many change their text at a random step to that of the next sample of "
+        "the batch: what is remembered is made again under it, and teacher and critic are told it (LongLive)",
+        "share",
+    )
     rolling: Share = note(
         0.0, "chance that a rollout goes by rolling windows, and not block by block (Rolling Forcing)", "share"
     )
@@ -75,6 +81,8 @@ class Causal(Section):
             raise fault("extend", "needs 'rollout', the length at which a clip begins anew")
         if self.extend is not None and self.extend % self.block:
             raise fault("extend", f"{self.extend} is not whole blocks of {self.block}")
+        if self.switch and self.extend is None:
+            raise fault("switch", "needs 'extend' and 'rollout': the text changes where a growing clip goes on")
         for key in ("first_times", "rollout", "whole"):
             if self.rolling and getattr(self, key):
                 raise fault("rolling", f"does not go with {key}; leave one of them out")

@@ -3,7 +3,7 @@ all run this one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +66,29 @@ def remember(student: Denoiser, x: Tensor, cond: Cond, view: View, plan: Plan, r
     with torch.set_grad_enabled(view.cache.through and torch.is_grad_enabled()):
         Remembering(student, view).x0(x, at(x, plan.level), cond)
     view.commit()
+
+
+def remember_again(
+    student: Denoiser,
+    blocks: Mapping[int, Tensor],
+    cond: Callable[[int], Cond],
+    cache: Cache,
+    plan: Plan,
+    rng: Callable[[int], Rng],
+) -> None:
+    """Commit clean blocks, by the number they begin at, to an empty cache, one after the other as they were made.
+
+    cond, rng: of the block that begins there. Under the conditions they were remembered under, at level 0, the cache
+    becomes what it was, as long as nothing that they saw is gone from it.
+    """
+    for start, block in sorted(blocks.items()):
+        view = View(cache, numbers(start, block, plan))
+        remember(student, block, cond(start), view, plan, block_rng(rng(start), start))
+
+
+def numbers(start: int, block: Tensor, plan: Plan) -> range:
+    """Of the positions of a block [B, C, n, ...]."""
+    return range(start, start + block.shape[2] // plan.unit)
 
 
 def make_block(

@@ -21,7 +21,7 @@ from ..core.sampling import start as scaled
 from .along import Along
 from .attend import View
 from .cache import Cache
-from .rollout import Plan, block_rng, make_block, remember
+from .rollout import Plan, block_rng, make_block, numbers, remember, remember_again
 
 Switch = Literal["keep", "recache", "blend", "cut"]
 
@@ -148,14 +148,11 @@ class Stream:
     def _forget(self) -> None:
         """Drop the clean blocks that no later block sees."""
         kept = set(self.cache.ids)
-        gone = [start for start, x in self.recent.items() if kept.isdisjoint(self._numbers(start, x))]
+        gone = [start for start, x in self.recent.items() if kept.isdisjoint(numbers(start, x, self.plan))]
         for start in gone:
             del self.recent[start]
             self.followed.pop(start, None)
         self.heard.forget(self.number * self.plan.unit)
-
-    def _numbers(self, start: int, block: Tensor) -> range:
-        return range(start, start + block.shape[2] // self.plan.unit)
 
     def _checked(self, latents: Tensor) -> Tensor:
         expected = (self.batch, self.shape[0], self.next_count * self.plan.unit, *self.shape[1:])
@@ -189,10 +186,11 @@ class Stream:
 
     def _recache(self) -> None:
         self.cache = self._empty()
-        for start, block in sorted(self.recent.items()):
-            ids = self._numbers(start, block)
-            cond = replace(self.cond, along=self.followed.get(start, {}))
-            remember(self.student, block, cond, View(self.cache, ids), self.plan, block_rng(self._rng(start), start))
+
+        def cond(start: int) -> Cond:
+            return replace(self.cond, along=self.followed.get(start, {}))
+
+        remember_again(self.student, self.recent, cond, self.cache, self.plan, self._rng)
 
     def _cond(self) -> Cond:
         """The condition of the next block; counts a blend on."""

@@ -64,6 +64,13 @@ class Generate(Protocol):
     def __call__(self, student: Denoiser, batch: Batch, rng: Rng) -> Tensor: ...
 
 
+@runtime_checkable
+class Switching(Protocol):
+    """A `Generate` whose next sample may not belong to the batch as it is: losses are told what it will belong to."""
+
+    def ahead(self, batch: Batch, rng: Rng) -> Batch: ...
+
+
 class Method(Protocol):
     """A distillation (or training) method: who learns at step k, and the loss of each."""
 

@@ -17,7 +17,7 @@ from ..core.losses.identity import score_identity
 from ..core.losses.matching import matching
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Balance, Batch, Carried, Generate, Loss, See, Term, added, alone
+from ..core.step import Balance, Batch, Carried, Generate, Loss, See, Switching, Term, added, alone
 from ..core.times import Times, Uniform
 
 
@@ -62,6 +62,7 @@ class Dmd2:
         return ("student", "critic") if step % self.cfg.critic_per_student == 0 else ("critic",)
 
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
+        batch = self.generate.ahead(batch, rng) if isinstance(self.generate, Switching) else batch
         return self.student_loss(batch, rng) if learner == "student" else self.critic_loss(batch, rng)
 
     def student_loss(self, batch: Batch, rng: Rng) -> Loss:
