@@ -45,8 +45,8 @@ class Causal(Section):
     )
     switch: Share = note(
         0.0,
-        "of the clips that 'extend' lets grow, so many change their text at a random step to that of the next sample of "
-        "the batch: what is remembered is made again under it, and teacher and critic are told it (LongLive)",
+        "of the clips that 'extend' lets grow, so many change their text at a random step to that of another sample "
+        "of the batch: what is remembered is made again under it, and teacher and critic are told it (LongLive)",
         "share",
     )
     rolling: Share = note(
