@@ -40,6 +40,7 @@ from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judged_by_copy
 from .build_looks import Evidence, evidence_of
 from .build_scales import has_learned, mixed_method, tokens_of, told_method, told_teacher, with_tokens
+from .build_sync import sync_terms
 from .schema import Config, DataBank, ScopeLora
 from .schema_adversarial import MethodJudged
 from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
@@ -165,7 +166,7 @@ def make_method(
             m.time_mean, m.time_std, m.floor, m.drop_text, m.weight, guided_by, m.drops, m.regions or {},
             None if m.begin is None else Begin(m.begin.share, m.begin.most, m.begin.level),
         )  # fmt: skip
-        return Flow(flow, student, module), None
+        return Flow(flow, student, module, sync_terms(family, m.sync)), None
     if isinstance(m, MethodForcing | MethodOdeInit | MethodCausalConsistency):
         assert isinstance(family, StockFamily)
         return causal_method(config, family, roles)

@@ -22,6 +22,7 @@ from ..methods.guidance_scales import ScaleLaw, ToldScales
 from ..methods.mixed import MixedConfig, MixedDistillation, Supervision
 from ..video.extend import Continued
 from .begun import Begun
+from .build_sync import sync_terms
 from .schema_scales import MethodMixed, ScalesSpec, SupervisionSpec
 
 AnyFamily = StockFamily | AnalyticFamily
@@ -89,10 +90,12 @@ def mixed_method(
     cfg = MixedConfig(m.floor, m.times or (), m.substeps)
     data = None if m.supervision is None else supervision_of(m.supervision)
     student, module = roles.denoisers["student"], roles.modules["student"]
+    terms = sync_terms(family, m.sync)
     if m.begin is None:
-        return MixedDistillation(cfg, told_teacher(family, roles.teacher, spec, limit), student, module, inputs, data)
+        teacher = told_teacher(family, roles.teacher, spec, limit)
+        return MixedDistillation(cfg, teacher, student, module, inputs, data, terms=terms)
     teacher = told_teacher(family, Continued(roles.teacher, clean=True), spec, limit)
-    method = MixedDistillation(cfg, teacher, Continued(student, clean=True), module, inputs, data)
+    method = MixedDistillation(cfg, teacher, Continued(student, clean=True), module, inputs, data, terms=terms)
     return Begun(method, Begin(m.begin.share, m.begin.most, m.begin.level), student.schedule)
 
 

@@ -18,11 +18,10 @@ from .schema_causal import MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_drop import Dropping
 from .schema_judge import Judge, MethodAdversarial
 from .schema_scales import MethodMixed
-from .schema_steps import Beginning, FewSteps
+from .schema_steps import SYNC, Beginning, FewSteps, Gain
 from .section import Counts, Few, Interval, Section, Share, Words, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
-Gain = Annotated[float, Field(ge=0, le=100)]
 
 
 class GuidanceSpec(Section):
@@ -57,7 +56,7 @@ class GuidanceSpec(Section):
 class MethodFlow(Dropping):
     """Flow / diffusion training from data: makes teachers."""
 
-    later: ClassVar[tuple[str, ...]] = ("drop", "regions", "begin")
+    later: ClassVar[tuple[str, ...]] = ("drop", "regions", "begin", "sync")
     name: Literal["flow"] = note("flow", "this method")
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
@@ -67,6 +66,7 @@ class MethodFlow(Dropping):
     begin: Beginning | None = note(
         None, "samples whose first positions are known, so that the model goes on from a clip before"
     )
+    sync: Gain | None = note(None, SYNC, "times")
 
 
 class MethodGuidance(Section):

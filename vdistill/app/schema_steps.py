@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from .section import Few, Section, Share, fault, note
+
+Gain = Annotated[float, Field(ge=0, le=100)]
+SYNC = (
+    "weight of a term that asks the mouth of the decoded estimate to go with the sound, judged by the shipped sync "
+    "network (0.1 is a beginning); every step then decodes its batch with gradients"
+)
 
 
 class FewSteps(Section):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from ..core.denoiser import Denoiser
 from ..core.drops import Table, dropped
 from ..core.losses.regression import Weighting, position_weights, weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Loss
+from ..core.step import Batch, Loss, Term
 from ..core.times import LogitNormal, Shifted
 
 
@@ -41,10 +41,11 @@ class FlowConfig:
 
 
 class Flow:
-    """One learner, "student": the network being trained from data."""
+    """One learner, "student": the network being trained from data. terms: of its estimate, under the conditions it was
+    asked with; they have no modules of their own."""
 
-    def __init__(self, cfg: FlowConfig, net: Denoiser, module: nn.Module) -> None:
-        self.cfg, self.net = cfg, net
+    def __init__(self, cfg: FlowConfig, net: Denoiser, module: nn.Module, terms: Sequence[Term] = ()) -> None:
+        self.cfg, self.net, self.terms = cfg, net, terms
         self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
@@ -61,4 +62,7 @@ class Flow:
             xt, t, rest = cfg.begin(x, xt, t, self.net.schedule, rng)
             where = rest if where is None else where * rest
         guess = self.net.x0(xt, t, cond)
-        return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor, where)))
+        loss = Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor, where)))
+        for term in self.terms:
+            loss = loss + term.student(guess, replace(batch, cond=cond), rng)
+        return loss

@@ -32,7 +32,7 @@ from ..core.plan import scales_in, untold
 from ..core.rng import Rng
 from ..core.schedule import Schedule, spread
 from ..core.solvers import Solver, advance
-from ..core.step import Batch, Carried, Loss, See, alone
+from ..core.step import Batch, Carried, Loss, See, Term, alone
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MixedConfig:
 
 class MixedDistillation:
     """One learner, "student". The batches are told scales (see methods/guidance_scales.py); `teacher` guides itself by
-    them; without `supervision` this is guidance distillation by several scales."""
+    them; without `supervision` this is guidance distillation by several scales. terms: of the student's estimate."""
 
     def __init__(
         self,
@@ -83,11 +83,12 @@ class MixedDistillation:
         inputs: Inputs,
         supervision: Supervision | None = None,
         see: See = alone,
+        terms: Sequence[Term] = (),
     ) -> None:
         if cfg.substeps and not cfg.times:
             raise UserError("the teacher's ODE ends at the student's next time: give its times", "method.substeps")
         self.cfg, self.teacher, self.student, self.inputs, self.see = cfg, teacher, student, inputs, see
-        self.supervision = supervision
+        self.supervision, self.terms = supervision, terms
         self.learners: Mapping[str, nn.Module] = {"student": module}
         carried = [b for b in (supervision.balances if supervision else ()) if isinstance(b, Carried)]
         self.carried = carried[0] if carried else None
@@ -107,14 +108,20 @@ class MixedDistillation:
         seen = Seen(batch.x, guess, guided, guided, found.t, batch.cond, batch.regions)
         if self.supervision is None or found.target is not batch.x:  # own samples: the data says nothing of them
             to_teacher, _ = mixed(seen, guided, weight, guess.new_zeros(()))
-            return Loss(batch.mean(to_teacher))
+            return self._with_terms(Loss(batch.mean(to_teacher)), guess, batch, rng)
         with no_grad():
             seen = replace(seen, plain=teacher.x0(found.x, found.t, untold(found.cond)))
             goal, believe = self.supervision(seen)
         s = self.supervision
         to_teacher, to_data = mixed(seen, goal, weight, believe, replaces=s.replaces, ratio=s.ratio)
         parts = {"teacher": to_teacher, "data": to_data}
-        return Loss(batch.mean(to_teacher + to_data), {k: v.detach().mean() for k, v in parts.items()})
+        loss = Loss(batch.mean(to_teacher + to_data), {k: v.detach().mean() for k, v in parts.items()})
+        return self._with_terms(loss, guess, batch, rng)
+
+    def _with_terms(self, loss: Loss, guess: Tensor, batch: Batch, rng: Rng) -> Loss:
+        for term in self.terms:
+            loss = loss + term.student(guess, batch, rng)
+        return loss
 
     def _goal(self, teacher: Denoiser, found: StudentInput) -> Tensor:
         if not self.cfg.substeps:
