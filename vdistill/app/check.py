@@ -49,7 +49,7 @@ def check(path: Path, overrides: list[str]) -> int:
     if not any(fault.key == "family.path" for fault in missing):
         try:
             if isinstance(config.family, FamilyStock):
-                look_into(config.family, config.validation)
+                look_into(config.family, config.validation, config.causal is not None)
             if getattr(config.method, "judge", None) or getattr(config.method, "gan_weight", 0):
                 look_at_judge(config)
         except UserError as error:
@@ -60,9 +60,10 @@ def check(path: Path, overrides: list[str]) -> int:
     return 0
 
 
-def look_into(f: FamilyStock, v: Validation) -> None:
+def look_into(f: FamilyStock, v: Validation, causal: bool = False) -> None:
     """Open a published teacher without its weights. UserError for a folder, a scheduler, a size or a validation that
-    does not fit."""
+    does not fit, or a network that cannot be causal where it has to be."""
+    from .build_causal import unit_of
     from .models import clip_shape, hollow_model, random_model
     from .validate import check_image
 
@@ -74,6 +75,8 @@ def look_into(f: FamilyStock, v: Validation) -> None:
         family = hollow_model(f.path or "", f.name)
     clip_shape(family, *f.clip)
     check_image(v, family)
+    if causal:
+        unit_of(family)
 
 
 def look_at_judge(config: Config) -> None:
