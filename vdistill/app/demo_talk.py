@@ -117,9 +117,10 @@ def teacher_of(name: str) -> tuple[StockFamily, About]:
 
 
 def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Path] | None:
-    """Model folders by stage: those that come with the package, or distilled here; None where a signal ended it."""
-    shipped = {name: f"talker_{name}" for name in STAGES}
-    if args.minutes is None and args.teacher in (None, TEACHER) and set(shipped.values()) <= SHIPPED.keys():
+    """Model folders by stage: what comes with the package, or all of them distilled here where --minutes says how long
+    or fast does not come with it; None where a signal ended it."""
+    shipped = {name: model for name in STAGES if (model := f"{TEACHER}_{name}") in SHIPPED}
+    if args.minutes is None and args.teacher in (None, TEACHER) and "fast" in shipped:
         return {name: model_folder(model) for name, model in shipped.items()}
     found: dict[str, Path] = {}
     start: Path | str = args.teacher or TEACHER
@@ -138,7 +139,8 @@ def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Pat
 
 @dataclass(frozen=True)
 class Show:
-    """Everything measured and made. rows: way -> scores; made: way -> clips of the paper; response: scale -> rows."""
+    """Everything measured and made. rows: way -> scores; made: way -> clips of the paper; errors: to the guided target,
+    of the student named scales, if there is one; response: scale -> rows."""
 
     rows: dict[str, dict[str, float]]
     made: dict[str, Sampled]
@@ -164,8 +166,7 @@ class Show:
         return {
             **self.rows,
             "against_teacher": against,
-            "target_error_in_range": self.errors["in_range"],
-            "target_error_held_out": self.errors["held_out"],
+            **{f"target_error_{where}": error for where, error in self.errors.items()},
             "sync_by_audio_scale": {f"{r['scale']:g}": r["sync_pcc"] for r in self.response["audio"]},
             "identity_by_ref_scale": {f"{r['scale']:g}": r["identity_error"] for r in self.response["ref"]},
             "drift_60s": live["drift"],
@@ -191,12 +192,11 @@ def measured(
     few = given.part(slice(max(2, clips // 3)))
     made = {name: rendered(way, given, shape, seed) for name, way in ways(teacher, opened, usual).items()}
     rows = {name: scores(each, given) for name, each in made.items()}
-    plan = plan_of(config.scales)
     say("measuring scales: in the range that was learned, and beyond it")
     errors = {
-        where: target_error(opened["scales"], teacher, plan, few, scale_points(most, shares))
-        for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT))
-    }
+        where: target_error(opened["scales"], teacher, plan_of(config.scales), few, scale_points(most, shares))
+        for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)) if "scales" in opened
+    }  # fmt: skip
     response = {name: responses(opened["fast"], few, shape, usual, name, values) for name, values in PROBES.items()}
     talkers = {
         name: Talking(family, usual, about.frames, about.height, begins_of(folders[name], about))
@@ -214,15 +214,11 @@ def begins_of(folder: Path, teacher: About) -> int:
 
 
 def ways(teacher: StockFamily, opened: Mapping[str, StockFamily], usual: Mapping[str, float]) -> dict[str, Way]:
-    """The ways in the order of the table. plain: the teacher without guidance in as many passes as fast takes."""
-    return {
-        "teacher": guided_way(teacher, usual, STEPS),
-        "balanced": guided_way(opened["scales"], usual, FEW),
-        "fast": told_way(opened["fast"], usual),
-        "ours4": told_way(opened["ours4"], usual),
-        "ours2": told_way(opened["ours2"], usual),
-        "plain": guided_way(teacher, {}, FEW),
-    }
+    """The ways in the order of the table, of the students there are. plain: the teacher without guidance in as many
+    passes as fast takes."""
+    balanced = {"balanced": guided_way(opened["scales"], usual, FEW)} if "scales" in opened else {}
+    students = {name: told_way(family, usual) for name, family in opened.items() if name != "scales"}
+    return {"teacher": guided_way(teacher, usual, STEPS), **balanced, **students, "plain": guided_way(teacher, {}, FEW)}
 
 
 def spoken_lines(found: Mapping[str, Any]) -> Sequence[str]:
@@ -235,8 +231,9 @@ def spoken_lines(found: Mapping[str, Any]) -> Sequence[str]:
     ]
     return [
         *lines,
-        f"error to the guided target: {found['target_error_in_range']:.3f} in range, "
-        f"{found['target_error_held_out']:.3f} beyond it",
+        *(f"error to the guided target, {where}: {found[key]:.3f}"
+          for where, key in (("in range", "target_error_in_range"), ("beyond it", "target_error_held_out"))
+          if key in found),
         f"drift over {found['seconds']:g} s: {found['drift_60s']:+.1%}; leak between two speakers: "
         f"{found['duo_leak']:.3f}; session: {found['session_realtime_factor']:.2f} x real time",
-    ]
+    ]  # fmt: skip
