@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ..core.drops import Table
 from .section import Section, Share, fault, note
+
+if TYPE_CHECKING:  # reading a config does not pay for torch
+    from ..core.drops import Table
 
 
 class Dropping(Section):
