@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from plans import DMD2, FAMILY, large, planned, shallow, tiny
+from talkers import model
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -110,6 +111,17 @@ def test_a_talker_is_planned_with_its_adapters_and_what_they_read(scope: str, tm
     assert found.parts["trained: student"] == sum(p.numel() for p in built.method.learners["student"].parameters())
     assert found.updates["student"].peak == pytest.approx(peak, rel=0.1)
     assert found.flops.total() == pytest.approx(flops, rel=0.02)
+
+
+def test_a_causal_talker_is_planned_too(tmp_path: Path) -> None:
+    small = [f"family.path={model()}", "family.size=32", "family.frames=9", "data.takes=2", "data.take=17"]
+    config = load(TALKER.with_name("talker_causal_forcing.yaml"), [*small, "train.batch=2", "train.precision=no"])
+    built = build(config)
+    made = {step: built.source(step, 0) for step in range(3)}
+    _, peak, flops = measured(config, replace(built, source=lambda step, micro: made[step]), tmp_path)
+    found = planned(config)
+    assert found.updates["student"].peak == pytest.approx(peak, rel=0.15)
+    assert found.flops.total() == pytest.approx(flops, rel=0.1)
 
 
 def test_operations_are_those_that_pytorch_counts(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ..families.hollow import conditions, emptied, empty_conditions, hollow, wei
 from ..families.released import release
 from ..families.stock import StockFamily
 from .build import make_method, make_roles, optim_of
+from .fits import ONLY_CAUSAL
 from .generate import Plan
 from .models import clip_shape
 from .plan_listen import Listener, repeated
@@ -156,6 +157,9 @@ def inputs_told_apart(config: Config) -> Iterator[tuple[float, Config]]:
     method: Any = config.method
     if getattr(method, "guidance", None) is not None:
         method = method.model_copy(update={"guidance": method.guidance.model_copy(update={"interval": None})})
+    if config.causal and config.method.name in ONLY_CAUSAL:  # whose masks are asked for their numbers otherwise
+        absolute = config.causal.model_copy(update={"places": "absolute"})
+        config = config.model_copy(update={"causal": absolute})
     if config.causal and 0 < config.causal.rolling < 1:
         share = config.causal.rolling
         for part, chance in ((1 - share, 0.0), (share, 1.0)):
