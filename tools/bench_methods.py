@@ -42,10 +42,12 @@ from vdistill.core.rng import Rng
 from vdistill.core.sampling import Renoise
 from vdistill.core.schedule import Schedule
 from vdistill.core.solvers import solve
-from vdistill.core.step import Method
+from vdistill.core.step import Method, added
 from vdistill.core.times import Uniform
 from vdistill.discriminators.adversarial import Adversarial
-from vdistill.discriminators.heads import TokenHeads
+from vdistill.discriminators.balance import GradientRatio
+from vdistill.discriminators.heads import CrossHeads, TokenHeads
+from vdistill.discriminators.latent import LatentJudge, factorised_steps
 from vdistill.discriminators.look import Taps
 from vdistill.families.analytic import Classes
 from vdistill.families.analytic_family import AnalyticFamily, AnalyticSource
@@ -174,33 +176,70 @@ def lcm() -> list[Row]:
     return [row(f"lcm, {len(times)} steps", len(times), few(net, times), cost=cost) for times in (FOUR[:1], FOUR)]
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A `Look` at the noised points as clips of one place, [B, 2, 1, 1, 1]."""
+
+    def __call__(self, xt: Tensor, t: Tensor, cond: Cond) -> Sequence[Tensor]:
+        return [xt[..., None, None]]
+
+
+def gan(weight: float) -> Callable[[Net], Adversarial]:
+    """Heads on the features of the critic, which learns with them."""
+    return lambda critic: Adversarial(Taps(critic, (1, 2)), RF, TokenHeads([64, 64]), weight, 0.1)
+
+
+def judge(kind: str) -> Callable[[Net], Adversarial]:
+    """Judges that share nothing with the critic: heads, or a token that reads, on the frozen network of row "flow", and
+    convolutions, which are products here, of the points themselves."""
+
+    def made(critic: Net) -> Adversarial:
+        torch.manual_seed(0)
+        if kind == "latent":
+            return Adversarial(Volume(), RF, LatentJudge(2, factorised_steps(32), 32), watch_weight=1.0)
+        net = copy.deepcopy(learned()[0]).requires_grad_(False)
+        heads = {"teacher": TokenHeads, "cross": CrossHeads}[kind]
+        return Adversarial(Taps(net, (1,), True), RF, heads([64]), watch_weight=1.0)
+
+    return made
+
+
 def matched(
-    name: str, times: tuple[float, ...], steps: int, each: int, gan: float = 0.0, divergence: Name = "reverse_kl"
-) -> list[Row]:
-    """DMD2 with backward simulation at `times`, `each` critic updates for one of the student's."""
+    name: str, times: tuple[float, ...], steps: int, each: int, judge: Callable[[Net], Adversarial] | None = None,
+    divergence: Name = "reverse_kl", share: float | None = None,
+) -> list[Row]:  # fmt: skip
+    """DMD2 with backward simulation at `times`, `each` critic updates for one of the student's; share: of its pull that
+    the judge's becomes."""
     student, critic = (copy.deepcopy(learned()[0]) for _ in range(2))
-    terms = [Adversarial(Taps(critic, (1, 2)), RF, TokenHeads([64, 64]), gan, 0.1)] if gan else []
+    terms = [] if judge is None else [judge(critic)]
     modules = {"student": student, "critic": critic}
     weigh = Weigh(DIVERGENCES[divergence], terms[0].log_ratio) if divergence != "reverse_kl" else None
     make = Generated(Simulated(times))
-    method = Dmd2(Dmd2Config(each), LAW, student, critic, modules, make, terms, weigh=weigh)
+    balance = added if share is None else GradientRatio(share)
+    method = Dmd2(Dmd2Config(each), LAW, student, critic, modules, make, terms, balance=balance, weigh=weigh)
     cost = train(method, PLANE, steps, {"student": 5e-4, "critic": 2e-3}, ema=0.98)
     return [row(name, len(times), few(student, times), cost=cost)]
 
 
+KINDS = ("teacher", "cross", "latent")
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "truth": truth,
     "flow": flow,
     "guidance": guidance,
     "lcm": lcm,
     "dmd2": lambda: matched("dmd2, 1 step", (1.0,), 3000, 5),
-    "dmd2_gan": lambda: matched("dmd2 with GAN, 1 step", (1.0,), 3000, 5, 3e-3),
-    "dmd2_forward_kl": lambda: matched("dmd2 with GAN, forward KL, 1 step", (1.0,), 3000, 5, 3e-3, "forward_kl"),
+    "dmd2_gan": lambda: matched("dmd2 with GAN, 1 step", (1.0,), 3000, 5, gan(3e-3)),
+    "dmd2_forward_kl": lambda: matched("dmd2 with GAN, forward KL, 1 step", (1.0,), 3000, 5, gan(3e-3), "forward_kl"),
     "dmd2_jensen_shannon": lambda: matched(
-        "dmd2 with GAN, Jensen-Shannon, 1 step", (1.0,), 3000, 5, 3e-3, "jensen_shannon"
+        "dmd2 with GAN, Jensen-Shannon, 1 step", (1.0,), 3000, 5, gan(3e-3), "jensen_shannon"
     ),
+    "judges": lambda: [
+        row
+        for kind in KINDS
+        for row in matched(f"dmd2 with judge {kind}, 1 step", (1.0,), 3000, 5, judge(kind), share=0.1)
+    ],
     "dmd2_four": lambda: matched("dmd2, 4 steps", FOUR, 4000, 2),
-    "dmd2_four_gan": lambda: matched("dmd2 with GAN, 4 steps", FOUR, 4000, 2, 0.1),
+    "dmd2_four_gan": lambda: matched("dmd2 with GAN, 4 steps", FOUR, 4000, 2, gan(0.1)),
 }
 
 
