@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..core.denoiser import Denoiser
 from ..core.schedule import Schedule
 from ..core.scope import Roles
@@ -14,7 +16,7 @@ from ..discriminators.heads import TokenHeads
 from ..discriminators.pair import Later, Pair
 from ..discriminators.penalties import HeadSlope, Probe, Slope
 from ..discriminators.perceptual import Perceptual, RandomFeatures
-from ..discriminators.rounds import Penalty
+from ..discriminators.rounds import Penalty, Side
 from ..families.stock_net import StockNet
 from ..methods.adversarial import AdversarialDistillation
 from .build_looks import (
@@ -118,11 +120,13 @@ def times_of(spec: Judge) -> Times:
 
 def penalties_of(spec: Judge) -> list[Penalty]:
     """What holds a judge."""
-    asked = [(spec.r1, "real"), (spec.r2, "fake")]
-    if spec.penalty != "probe":
-        kind = Slope if spec.penalty == "exact" else HeadSlope
-        return [kind(weight, of) for weight, of in asked if weight]  # type: ignore[arg-type]
-    return [Probe(weight, spec.sigma, of) for weight, of in asked if weight]  # type: ignore[arg-type]
+    kinds: dict[str, Callable[[float, Side], Penalty]] = {
+        "probe": lambda weight, of: Probe(weight, spec.sigma, of),
+        "exact": Slope,
+        "heads": HeadSlope,
+    }
+    asked: list[tuple[float, Side]] = [(spec.r1, "real"), (spec.r2, "fake")]
+    return [kinds[spec.penalty](weight, of) for weight, of in asked if weight]
 
 
 def adversarial_method(

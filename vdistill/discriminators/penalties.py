@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.losses.gan import approximate_r1, exact_r1
 from ..core.rng import Rng
-from .rounds import Round, Seen
+from .rounds import Round, Seen, Side
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Probe:
 
     weight: float = 100.0
     sigma: float = 0.1
-    of: Literal["real", "fake"] = "real"
+    of: Side = "real"
 
     def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
         noise = rng.normal(f"probe/{self.of}", seen.x.shape, like=seen.x)
@@ -37,7 +36,7 @@ class Slope:
     the fast kernels have no second derivative."""
 
     weight: float = 1.0
-    of: Literal["real", "fake"] = "real"
+    of: Side = "real"
 
     def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
         x = seen.x.detach().requires_grad_()
@@ -54,7 +53,7 @@ class HeadSlope:
     """
 
     weight: float = 1.0
-    of: Literal["real", "fake"] = "real"
+    of: Side = "real"
 
     def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
         shown = [f.detach().requires_grad_() for f in seen.shown]

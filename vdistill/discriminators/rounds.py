@@ -15,6 +15,7 @@ from ..core.losses.gan import Kind, watch_loss
 from ..core.rng import Rng
 from ..core.step import Loss
 
+Side = Literal["real", "fake"]
 SHIFTED: tuple[Kind, ...] = ("relativistic", "wgan")
 """Games in which only differences of logits count, so that 0 is no border."""
 
@@ -49,7 +50,7 @@ class Penalty(Protocol):
     """Added to the judge's loss, of real samples or of generated ones."""
 
     @property
-    def of(self) -> Literal["real", "fake"]: ...
+    def of(self) -> Side: ...
 
     def __call__(self, here: Round, seen: Seen, rng: Rng) -> Tensor:
         """[B]; seen: the samples as the judge met them in this round."""

@@ -13,6 +13,7 @@ from torch import nn, no_grad
 from ..core.denoiser import Denoiser
 from ..core.rng import Rng
 from ..core.step import Batch, Generate, Loss, Term
+from .judged import judging
 
 
 class AdversarialDistillation:
@@ -25,9 +26,7 @@ class AdversarialDistillation:
         self, student: Denoiser, modules: Mapping[str, nn.Module], generate: Generate, term: Term, each: int = 1
     ) -> None:
         self.student, self.generate, self.term, self.each = student, generate, term, each
-        own = {} if term.module is None else {term.name: term.module}
-        watchers = {name: module for name, module in modules.items() if name != "student"} | own
-        self.learners: Mapping[str, nn.Module] = {"student": modules["student"], "critic": nn.ModuleDict(watchers)}
+        self.learners: Mapping[str, nn.Module] = {"student": modules["student"]} | judging(modules, [term])
 
     def turn(self, step: int) -> tuple[str, ...]:
         return ("student", "critic") if step % self.each == 0 else ("critic",)
