@@ -41,6 +41,6 @@ done
 measured start "$out/start"
 (( teacher_steps == 0 )) || measured teacher50 shapes --steps "$teacher_steps" --guidance 2
 [[ -s $out/mixture.json ]] ||
-  PYTHONPATH=. "$python" tools/bench_methods.py --only dmd2 dmd2_gan dmd2_four dmd2_four_gan --json "$out/mixture.json"
+  PYTHONPATH=. "$python" tools/bench_methods.py --only dmd2 dmd2_gan judges dmd2_four dmd2_four_gan --json "$out/mixture.json"
 PYTHONPATH=. "$python" tools/judges_summary.py "$out"
 PYTHONPATH=. "$python" tools/judges_page.py "$out"
