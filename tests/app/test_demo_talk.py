@@ -126,11 +126,11 @@ def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
     rows = {name: {**row, "passes": 75 if name == "teacher" else 6} for name in names}
     made = {name: Sampled(clips, 6, 0.5) for name in names}
     duo = Shown(clips[0], long.sound, {"crosstalk": 0.03})
-    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, long, duo, {"fast": live})
+    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, long, duo, {"ours4": live})
     found = show.summary() | {"clips": 2, "seconds": 10, "seed": 0, "machine": "here", "teacher_model": "<talker>",
                               "wall_s": 60.0, "peak_rss_gib": 1.0}  # fmt: skip
     film = Film(b"mp4", clips[0, :, 0])
-    page = render(page_of(show, found, (film, film), {"fast": Path("runs/fast/student")}))
+    page = render(page_of(show, found, (film, film), {"ours4": Path("runs/ours4/student")}))
     assert page.count("<video controls") == 2 and page.count('class="clip"') == 2 * (1 + len(names))
     assert not re.search(r'(src|href)="(?!data:)', page) and "&lt;talker&gt;" in page and "12.5×" in page
     assert found["against_teacher"]["fast"]["passes"] == 12.5 and json.loads(json.dumps(found)) == found

@@ -20,7 +20,7 @@ from .config_faults import UNIONS, told
 from .schema import Config
 from .yaml_lines import Fault, Key, Tree, parse, read, scalar
 
-SHIPPED = ("shapes", "shapes_causal", "talker")
+SHIPPED = ("shapes", "shapes_causal", "talker", "talker_student")
 """Names of models that come with the package."""
 
 

@@ -21,7 +21,7 @@ from .build_scales import plan_of
 from .demos import distil, interrupted, machine, recipe
 from .generate import Sampled
 from .lock import as_folder
-from .models import SHIPPED, about_model, clip_shape, finite, model_folder, open_model, whole_number
+from .models import about_model, clip_shape, finite, model_folder, open_model, whole_number
 from .schema import Config
 from .talk_exam import (
     HELD_OUT,
@@ -45,6 +45,8 @@ TEACHER = "talker"
 ASSET = "demo_talk.yaml"
 CLIPS, SECONDS = 48, 60.0
 PASSES = 3  # of the chain: neither, reference, reference and sound
+MAIN = "ours4"  # the student whose scales, minute and session are shown
+STUDENT_MODEL = "talker_student"  # it, as it comes with the package
 STEPS, FEW = 25, 6  # of the teacher, and of the balanced student
 PROBES = {"audio": (1.0, 2.0, 4.0), "ref": (1.0, 1.5, 3.0)}  # values of each scale whose effect is measured
 
@@ -63,15 +65,15 @@ class Stage:
                  f"family.size={about.height}", f"family.frames={about.frames}"]  # fmt: skip
         if self.times:
             found += ["method.supervision=null", f"method.times={list(self.times)}", "method.substeps=4",
-                      "method.inputs=mix", "optim.lr=1e-4", f"train.steps={self.steps}"]  # fmt: skip
+                      "method.inputs=mix", "optim.lr=2e-4", f"train.steps={self.steps}"]  # fmt: skip
         return recipe(ASSET, seed, found)
 
 
 STAGES = {
     "scales": Stage(0.4),
-    "fast": Stage(0.2, 600, (1.0, 0.94, 0.86, 0.75, 0.6, 0.375)),
-    "ours4": Stage(0.2, 600, (1.0, 0.9, 0.75, 0.5)),
-    "ours2": Stage(0.2, 600, (1.0, 0.75)),
+    "fast": Stage(0.2, 320, (1.0, 0.94, 0.86, 0.75, 0.6, 0.375)),
+    "ours4": Stage(0.2, 320, (1.0, 0.9, 0.75, 0.5)),
+    "ours2": Stage(0.2, 320, (1.0, 0.75)),
 }
 """Guidance first, then steps: the last three start from the first."""
 
@@ -117,11 +119,10 @@ def teacher_of(name: str) -> tuple[StockFamily, About]:
 
 
 def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Path] | None:
-    """Model folders by stage: what comes with the package, or all of them distilled here where --minutes says how long
-    or fast does not come with it; None where a signal ended it."""
-    shipped = {name: model for name in STAGES if (model := f"{TEACHER}_{name}") in SHIPPED}
-    if args.minutes is None and args.teacher in (None, TEACHER) and "fast" in shipped:
-        return {name: model_folder(model) for name, model in shipped.items()}
+    """Model folders by stage: of the student that comes with the package, or, with --minutes or for another teacher, of
+    all of them, distilled here; None where a signal ended it."""
+    if args.minutes is None and args.teacher in (None, TEACHER):
+        return {MAIN: model_folder(STUDENT_MODEL)}
     found: dict[str, Path] = {}
     start: Path | str = args.teacher or TEACHER
     for name, stage in STAGES.items():
@@ -165,6 +166,7 @@ class Show:
         live = self.long.scores
         return {
             **self.rows,
+            "main": MAIN,
             "against_teacher": against,
             **{f"target_error_{where}": error for where, error in self.errors.items()},
             "sync_by_audio_scale": {f"{r['scale']:g}": r["sync_pcc"] for r in self.response["audio"]},
@@ -197,15 +199,15 @@ def measured(
         where: target_error(opened["scales"], teacher, plan_of(config.scales), few, scale_points(most, shares))
         for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)) if "scales" in opened
     }  # fmt: skip
-    response = {name: responses(opened["fast"], few, shape, usual, name, values) for name, values in PROBES.items()}
+    response = {name: responses(opened[MAIN], few, shape, usual, name, values) for name, values in PROBES.items()}
     talkers = {
         name: Talking(family, usual, about.frames, about.height, begins_of(folders[name], about))
         for name, family in opened.items() if name != "scales"
     }  # fmt: skip
     say(f"a clip of {seconds:g} s, and two people who take turns")
     sessions = {name: realtime(talker) for name, talker in talkers.items()}
-    return Show(rows, made, given, errors, response, long(talkers["fast"], seconds, seed),
-                duo(talkers["fast"], seed=seed), sessions)  # fmt: skip
+    return Show(rows, made, given, errors, response, long(talkers[MAIN], seconds, seed),
+                duo(talkers[MAIN], seed=seed), sessions)  # fmt: skip
 
 
 def begins_of(folder: Path, teacher: About) -> int:
@@ -215,7 +217,7 @@ def begins_of(folder: Path, teacher: About) -> int:
 
 def ways(teacher: StockFamily, opened: Mapping[str, StockFamily], usual: Mapping[str, float]) -> dict[str, Way]:
     """The ways in the order of the table, of the students there are. plain: the teacher without guidance in as many
-    passes as fast takes."""
+    passes as fast would take."""
     balanced = {"balanced": guided_way(opened["scales"], usual, FEW)} if "scales" in opened else {}
     students = {name: told_way(family, usual) for name, family in opened.items() if name != "scales"}
     return {"teacher": guided_way(teacher, usual, STEPS), **balanced, **students, "plain": guided_way(teacher, {}, FEW)}

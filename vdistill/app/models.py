@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .schema import Config
 
 SHIPPED = {"shapes": "assets/teacher_shapes", "shapes_causal": "assets/student_shapes_causal",
-           "talker": "assets/teacher_talker"}  # fmt: skip
+           "talker": "assets/teacher_talker", "talker_student": "assets/student_talker"}  # fmt: skip
 STUDENT = "student"
 
 

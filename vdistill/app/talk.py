@@ -2,7 +2,7 @@
 as the sound lasts.
 
 `--audio -` takes raw 16-bit samples at 16 kHz from another program and makes the film while they come.
-As a library: `vdistill.talk_session("runs/fast", "face.png").push(pcm)` takes sound as it comes.
+As a library: `vdistill.talk_session("talker_student", "face.png").push(pcm)` takes sound as it comes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the command line reads `arguments` without paying for torch
     from .speaker import Speaker
 
 SCALES = {"ref": "--ref-scale", "audio": "--audio-scale"}
-TALKER = "talker"
+TALKER = "talker_student"
 TEXT = "a person speaks"
 LONG = ("blocks", "windows")
 TOLD = 5.0  # seconds of video between two lines on the latency of a live sound
@@ -36,7 +36,7 @@ PUSHED = 8000  # samples given to the session at once
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `vdistill talk`."""
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help="run or folder of a model that hears (default: the shipped talker)")
+    add("model", nargs="?", metavar="MODEL", help=f"run or folder of a model that hears (default: {TALKER})")
     add("--student", metavar="MODEL", help="the same, said as an option")
     add("--image", metavar="FILE", type=Path, required=True, help="the face: one picture, PNG or JPEG")
     add("--box", metavar="X0,Y0,X1,Y1", help="of the face in the picture, in pixels, where it is not all of it")

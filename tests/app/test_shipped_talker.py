@@ -1,0 +1,36 @@
+"""The talking student that is shipped: people and voices nobody has seen, in four passes, in time with their sound."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from vdistill.app.generate import Sampled
+from vdistill.app.models import clip_shape, open_model
+from vdistill.app.talk_exam import Paper, paper, rendered, told_way
+from vdistill.app.talker_truth import truth_of
+from vdistill.eval.talking import talking_scores
+
+USUAL = {"ref": 1.5, "audio": 2.0}
+
+
+@cache
+def given() -> Paper:
+    return paper(6, 17, 64)
+
+
+@cache
+def made() -> Sampled:
+    family = open_model("talker_student")
+    return rendered(told_way(family, USUAL), given(), clip_shape(family, 17, 64, 64))
+
+
+def test_it_moves_its_mouth_with_the_sound_and_keeps_the_face() -> None:
+    found = talking_scores(made().pixels, given().truth)
+    assert made().passes == 4 and abs(found["offset"]) <= 1
+    assert found["sync_pcc"] > 0.6 and found["identity_error"] < 0.6
+
+
+def test_against_the_sound_and_face_of_another_it_does_not() -> None:
+    clips = given().clips
+    found = talking_scores(made().pixels, truth_of([*clips[1:], clips[0]]))
+    assert found["sync_pcc"] < 0.4 and found["identity_error"] > 0.8
