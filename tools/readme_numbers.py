@@ -85,10 +85,10 @@ def talk(s: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
         *rows,
         "",
-        f"{s['clips']} clips of 17 frames, of people nobody has seen and of voices held out. A live session of the student "
-        f"runs {live['realtime_factor']:.1f} times as fast as real time; over a minute sync or identity loses "
-        f"{share(s['drift_60s'])}; in a picture of two, {share(s['duo_leak'])} of one mouth's energy leaks into the other "
-        f"({s['machine']}).",
+        f"{s['clips']} clips of 17 frames, of people nobody has seen and of voices held out. A live session of the "
+        f"student runs {live['realtime_factor']:.1f} times as fast as real time; over a minute sync or identity loses "
+        f"{share(s['drift_60s'])}; in a picture of two, {share(s['duo_leak'])} of one mouth's energy leaks into the "
+        f"other ({s['machine']}).",
     ]
 
 
