@@ -242,3 +242,13 @@ def test_it_distils_measures_and_writes_a_page(tmp_path: Path) -> None:
     assert all(isinstance(found[key], float) for key in single)
     text = (out / "report.html").read_text()
     assert text.count("<video") == 2 + 2 * 7 and not re.search(r'(src|href)="(?!data:)', text)
+
+
+@pytest.mark.slow
+def test_it_measures_the_student_that_comes_with_the_package(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    assert main(["demo", "talk", "--clips", "2", "--seconds", "10", "--out", str(out)]) == 0
+    found = json.loads((out / "summary.json").read_text())
+    assert found["main"] == "ours4" and {"fast", "balanced", "target_error_in_range"}.isdisjoint(found)
+    assert found["against_teacher"]["ours4"]["passes"] == 18.75
+    assert "vdistill demo talk --minutes 150" in (out / "report.html").read_text()

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     folders = students(args, out, about)
     if folders is None:
         return 130
+    out.mkdir(parents=True, exist_ok=True)
     show = measured(teacher, about, folders, args.seed, clips, seconds)
     found = show.summary() | {"clips": clips, "seconds": seconds, "seed": args.seed, "machine": machine()}
     found |= {"teacher_model": args.teacher or TEACHER, "students": {k: str(v) for k, v in folders.items()}}
