@@ -123,7 +123,8 @@ def test_shipped_weights_are_small_and_carry_a_card() -> None:
     assert weights, "the teacher is missing"
     for folder in {f.relative_to(ROOT / "vdistill" / "assets").parts[0] for f in weights}:
         assert list((ROOT / "vdistill" / "assets" / folder).rglob("*.md")), f"assets/{folder} has no model card"
-        assert sum(f.stat().st_size for f in weights if folder in f.parts) <= 15e6
+        most = 15e6 if "talker" in folder else 12e6
+        assert sum(f.stat().st_size for f in weights if folder in f.parts) <= most, folder
     assert sum(f.stat().st_size for f in weights) <= 60e6
 
 

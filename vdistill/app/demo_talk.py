@@ -23,6 +23,7 @@ from .generate import Sampled
 from .lock import as_folder
 from .models import about_model, clip_shape, finite, model_folder, open_model, whole_number
 from .schema import Config
+from .talk import TALKER
 from .talk_exam import (
     HELD_OUT,
     IN_RANGE,
@@ -45,8 +46,7 @@ TEACHER = "talker"
 ASSET = "demo_talk.yaml"
 CLIPS, SECONDS = 48, 60.0
 PASSES = 3  # of the chain: neither, reference, reference and sound
-MAIN = "ours4"  # the student whose scales, minute and session are shown
-STUDENT_MODEL = "talker_student"  # it, as it comes with the package
+MAIN = "ours4"  # the student whose scales, minute and session are shown, and that comes with the package
 STEPS, FEW = 25, 6  # of the teacher, and of the balanced student
 PROBES = {"audio": (1.0, 2.0, 4.0), "ref": (1.0, 1.5, 3.0)}  # values of each scale whose effect is measured
 
@@ -123,7 +123,7 @@ def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Pat
     """Model folders by stage: of the student that comes with the package, or, with --minutes or for another teacher, of
     all of them, distilled here; None where a signal ended it."""
     if args.minutes is None and args.teacher in (None, TEACHER):
-        return {MAIN: model_folder(STUDENT_MODEL)}
+        return {MAIN: model_folder(TALKER)}
     found: dict[str, Path] = {}
     start: Path | str = args.teacher or TEACHER
     for name, stage in STAGES.items():
