@@ -19,6 +19,14 @@ def test_a_later_window_continues_the_clip_exactly() -> None:
     assert torch.equal(whole[:, 13:40], world.clip(3, start=13, frames=27))
 
 
+def test_a_late_clip_is_a_window_of_the_same_endless_scene() -> None:
+    late, world = Shapes(late=480), Shapes()
+    starts = [late.begins(i) for i in range(200)]
+    assert min(starts) < 48 and max(starts) > 432 and max(starts) <= 480
+    assert all(torch.equal(late.clip(i), world.clip(i, start=starts[i])) for i in range(3))
+    assert torch.equal(late.clip(0, frames=1), late.clip(0)[:, :1])
+
+
 def test_a_clip_of_one_frame_is_an_image_of_the_same_scene() -> None:
     assert torch.equal(Shapes(frames=1).clip(7), Shapes(frames=17).clip(7)[:, :1])
 

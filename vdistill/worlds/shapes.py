@@ -144,7 +144,7 @@ class Shapes:
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
     leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
-    split: "train" never shows the held-out triples, "test" shows nothing else, "all" both.
+    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split: "train" never shows the held-out triples, "test" shows nothing else, "all" both.
     """
 
     frames: int = 17
@@ -154,6 +154,7 @@ class Shapes:
     split: str = "train"
     seed: int = 0
     turning: float = 0.0
+    late: int = 0
 
     def things(self, index: int) -> list[Thing]:
         """Ground-truth attributes of clip `index`."""
@@ -204,8 +205,13 @@ class Shapes:
         spin = math.radians(7 + 4 * u[5]) if turning else 0.0
         return Scene(thing, radius, (start[0], start[1]), (velocity[0], velocity[1]), low, high, 0.0, spin)
 
+    def begins(self, index: int) -> int:
+        """The frame of the endless scene at which clip `index` begins."""
+        return Rng(self.seed, index, turn="begins").integer("frame", self.late + 1) if self.late else 0
+
     def clip(self, index: int, start: int = 0, frames: int | None = None) -> Tensor:
-        """Pixels [3, T, size, size] in [-1, 1] of frames [start, start + T)."""
+        """Pixels [3, T, size, size] in [-1, 1] of frames [start, start + T) from where the clip begins."""
+        start += self.begins(index)
         return render(self.scenes(index), torch.arange(start, start + (frames or self.frames)), self.size)
 
     def caption(self, index: int) -> str:
