@@ -144,7 +144,8 @@ class Shapes:
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
     leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
-    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split: "train" never shows the held-out triples, "test" shows nothing else, "all" both.
+    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split: "train"
+    never shows the held-out triples, "test" shows nothing else, "all" both.
     """
 
     frames: int = 17
