@@ -99,9 +99,16 @@ def _sample(p: argparse.ArgumentParser) -> None:
 
 def _eval(p: argparse.ArgumentParser) -> None:
     _model(p)
-    p.add_argument("--clips", metavar="N", type=int, default=128, help="held-out captions to try (default: 128)")
+    what = "held-out captions, or clips of new people where the model hears"
+    p.add_argument("--clips", metavar="N", type=int, help=f"{what} (default: 128, or 48)")
     _how(p)
-    p.add_argument("--seconds", metavar="S", type=float, help="stream so long and measure every two seconds (causal)")
+    long = "stream so long and measure every two seconds (causal), or talk so long and measure what is lost"
+    p.add_argument("--seconds", metavar="S", type=float, help=long)
+    hears = p.add_argument_group("of a model that hears")
+    hears.add_argument("--long", metavar="N", type=int, help="clips of --seconds to measure (default: 3)")
+    hears.add_argument("--duo", metavar="N", type=int, nargs="?", const=4, help="scenes of two people (default: 4)")
+    hears.add_argument("--audio-scale", metavar="S", type=float, help="as in vdistill talk")
+    hears.add_argument("--ref-scale", metavar="S", type=float, help="as in vdistill talk")
     p.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there too")
 
 

@@ -1,4 +1,6 @@
-"""`vdistill eval MODEL`: how often a model does what the captions of the shapes world say, measured from its pixels."""
+"""`vdistill eval MODEL`: how often a model does what the captions of the shapes world say, measured from its pixels.
+
+A model that hears talks instead (evaluate_talk.py)."""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
+from .evaluate_talk import hears, through_talk, unheard
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, device_of, model_folder, open_model, whole_number
@@ -23,6 +26,7 @@ from .score import diversity, score
 
 OPEN_CAPTIONS = ("a circle moves left", "a red shape rests", "a square")
 OPEN_CLIPS = 24
+CLIPS = 128
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,16 @@ def examine(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scores; --json FILE keeps them."""
+    """Print the scores, those of talking where the model hears; --json FILE keeps them."""
     whole_number(args.frames, 1, "--frames")
     if args.json:
         as_folder(Path(args.json).parent)
     family = open_model(args.model).to(device_of(args.device))
     known = about_model(family, model_folder(args.model))
+    if hears(family):
+        return through_talk(family, known, args)
+    unheard(args)
+    args.clips = CLIPS if args.clips is None else args.clips
     plan = plan_of(family, known, args)
     height, width = size_of(args.size, known)
     if height != width:

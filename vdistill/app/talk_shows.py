@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from ..avatar.rates import FPS
 from ..avatar.session import Meter
 from ..eval.talking import ends, seconds, talking_scores
 from ..families.stock import StockFamily
-from ..worlds.talker.duo import Duo
+from ..worlds.talker.duo import Duo, DuoClip
 from ..worlds.talker.talker import SPLITS, Talker
 from .causal_file import Saved
 from .causal_speaker import causal
@@ -57,13 +57,13 @@ class Talking:
         return speaker if self.causal is None else causal(speaker, self.causal)
 
 
-def long(model: Talking, length: float, seed: int = 0, windows: bool = False) -> Shown:
-    """A clip of `length` seconds out of a session, or at once in windows. scores: what the meter says, measures of the
-    first and the last five seconds (`ends`), and drift: the larger of what sync lost and identity error gained from the
-    one to the other, over the first, so that 0.05 is 5 % worse."""
+def long(model: Talking, length: float, seed: int = 0, windows: bool = False, index: int = 0) -> Shown:
+    """Clip `index`, `length` seconds long, out of a session, or at once in windows. scores: what the meter says,
+    measures of the first and the last five seconds (`ends`), and drift: the larger of what sync lost and identity error
+    gained from the one to the other, over the first, so that 0.05 is 5 % worse."""
     split = "long" if length * FPS == SPLITS["long"].frames else "open"
     world = Talker(split, model.size, round(length * FPS))
-    clip, text = world.clip(0), caption(world.who(0)[1].liveliness)
+    clip, text = world.clip(index), caption(world.who(index)[1].liveliness)
     speaker, meter = model.speaker(clip.reference, text, seed), Meter(0.0)
     if windows:
         made = list(in_windows(speaker, *heard_whole(speaker, clip.sound), meter))
@@ -78,10 +78,15 @@ def long(model: Talking, length: float, seed: int = 0, windows: bool = False) ->
 
 def drift(found: Mapping[str, float]) -> float:
     """The larger relative loss between both ends of a clip, of sync and of identity."""
+    return max(losses(found).values())
+
+
+def losses(found: Mapping[str, float]) -> dict[str, float]:
+    """sync: what sync lost, identity: what identity error gained from the first to the last seconds, over the first."""
     sync, person = ("sync_pcc", "identity_error")
     lost = (found[f"{sync}_first"] - found[f"{sync}_last"]) / max(abs(found[f"{sync}_first"]), 1e-6)
     gained = (found[f"{person}_last"] - found[f"{person}_first"]) / max(found[f"{person}_first"], 1e-6)
-    return max(lost, gained)
+    return {"sync": lost, "identity": gained}
 
 
 def realtime(model: Talking, length: float = 4.0) -> dict[str, float]:
@@ -93,13 +98,24 @@ def realtime(model: Talking, length: float = 4.0) -> dict[str, float]:
     return session.meter.said()
 
 
+def scenes(size: int, length: float = 6.0) -> Iterator[DuoClip]:
+    """Without end: clips of two people of the world in one picture, in which both have a turn."""
+    world, index = Duo(size, round(length * FPS)), 0
+    while True:
+        if (clip := world.clip(index)).active.sum(1).min() >= LEAST:
+            yield clip
+        index += 1
+
+
 def duo(model: Talking, length: float = 6.0, seed: int = 0, masked: bool = True) -> Shown:
-    """Two people of the world in one picture, each with a track and a mask: the first clip in which both have a turn.
+    """The first of `scenes` as `both` makes it."""
+    return both(model, next(scenes(model.size, length)), seed, masked)
+
+
+def both(model: Talking, clip: DuoClip, seed: int = 0, masked: bool = True) -> Shown:
+    """Two people in one picture, each with a track and a mask.
 
     scores: crosstalk, aperture energy of who is silent over that of who speaks. masked: otherwise one sound for all."""
-    world, index = Duo(model.size, round(length * FPS)), 0
-    while (clip := world.clip(index)).active.sum(1).min() < LEAST:
-        index += 1
     masks = clip.masks["person"].amax(1)
     tracks = clip.tracks
     if not masked:
