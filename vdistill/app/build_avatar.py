@@ -15,7 +15,9 @@ from ..core.errors import UserError
 from ..core.scope import Roles
 from ..families.stock import StockFamily
 from ..worlds.talker.damage import USUAL
+from ..worlds.talker.duo import Duo
 from ..worlds.talker.talker import Talker
+from .duo_source import SPARE, DuoSource
 from .schema_avatar import AdaptersSpec, DataTalker
 from .schema_family import Adaptable
 from .talker_source import MOODS, TalkerSource
@@ -98,10 +100,11 @@ def heard_by(size: AdapterSize, stride: int) -> Conditions:
     return Conditions(Mel(size.features // STEPS, size.causal), Windows(stride, size.ahead))
 
 
-def talker_source(family: StockFamily, d: DataTalker, batch: int, seed: int) -> TalkerSource:
+def talker_source(family: StockFamily, d: DataTalker, batch: int, seed: int) -> TalkerSource | DuoSource:
     """Windows of the talker world for a family that hears."""
     faults = USUAL if d.damage is None else d.damage
     worlds = Talker("hq", d.size, d.take, seed), Talker("mq", d.size, d.take, seed, damage=faults)
-    return TalkerSource(
+    one = TalkerSource(
         worlds, conditions_of(family), family.codec, family.text, d.frames, batch, d.takes, d.mq, d.edge, d.listen, seed
     )  # fmt: skip
+    return DuoSource(one, Duo(d.size, d.take, seed, "train", SPARE), d.duo) if d.duo else one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -47,6 +47,7 @@ class DataTalking(Section):
 class DataTalker(Section):
     """The talker world: synthesised speech and the face that speaks it, cut at random out of a stock of takes."""
 
+    later: ClassVar[tuple[str, ...]] = ("listen", "duo")
     name: Literal["talker"] = note("talker", "this data")
     frames: int = note(17, "length of a clip; the family's when left out", "frames", ge=1)
     size: int = note(64, "height and width; the family's when left out", "pixels", ge=16)
@@ -54,6 +55,9 @@ class DataTalker(Section):
     take: int = note(97, "length of a take", "frames", ge=1)
     edge: Share = note(0.25, "share of clips that hear nothing of what was before and after them", "share")
     listen: Share = note(0.5, "share of silent positions told as a speaker who listens", "share")
+    duo: Share = note(
+        0.0, "share of batches of two people side by side, twice as wide; damaged takes are of one person", "share"
+    )
     mq: Share = note(0.0, "share of takes of people nobody else is, damaged; the others show a fixed cast", "share")
     damage: dict[str, Share] | None = note(
         None, "fault -> how often damaged takes have it; the world's own when left out, () for open people undamaged"
@@ -62,7 +66,8 @@ class DataTalker(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is not the usual, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k != "listen" or v != DataTalker.model_fields[k].default}
+        usual = {key for key in self.later if getattr(self, key) == DataTalker.model_fields[key].default}
+        return {k: v for k, v in whole(self).items() if k not in usual}
 
     @model_validator(mode="after")
     def _a_clip_fits(self) -> DataTalker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ class Take:
     quality: float
 
 
+AnyTake = TypeVar("AnyTake", bound=Take)
+Pieces = Sequence[tuple[AnyTake, slice]]
+"""Takes with the frames that a batch has of each."""
+
+
 def to_bytes(x: Tensor) -> Tensor:
     """[-1, 1] -> bytes."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -77,41 +83,43 @@ class TalkerSource:
 
     def __call__(self, step: int, micro: int) -> Batch:
         rng = Rng(self.seed, step, micro, turn="data")
-        which = [rng.integer(f"take/{i}", self.takes) for i in range(self.batch)]
-        takes = [self.take(i) for i in which]
-        starts = [rng.integer(f"start/{i}", self.worlds[0].length - self.frames + 1) for i in range(self.batch)]
-        alone = (rng.uniform("edge", (self.batch,)) < self.edge).tolist()
-        pieces = [(take, slice(s, s + self.frames)) for take, s in zip(takes, starts, strict=True)]
-        x = self.codec.encode(torch.stack([from_bytes(take.frames[:, cut]) for take, cut in pieces]))
-        ref = self.codec.encode(torch.stack([from_bytes(take.reference) for take in takes])[:, :, None])[:, :, 0]
-        cond = self.told(pieces, alone, ref)
+        pieces = self.cut(rng, self.take)
+        x, ref = latents(pieces, self.codec)
+        cond = self.told(pieces, self.alone(rng), ref)
         draw = rng.uniform("listen", cond.along["audio.on"].shape, like=ref)
         listening = silent(cond.along["audio"], self.conditions.windows) & (draw < self.listen)
         on = cond.along["audio.on"].masked_fill(listening, LISTENS)
         cond = replace(cond, along={**cond.along, "audio.on": on})
-        regions = {
-            name: along_time(torch.stack([take.regions[name][cut] for take, cut in pieces]).float() / 255, self.codec)
-            for name in MASKS
-        }
-        keys = tuple(f"{take.key}@{cut.start}" for take, cut in pieces)
-        return Batch(x, cond, keys=keys, regions={k: v.to(x.device) for k, v in regions.items()})
+        return Batch(x, cond, keys=keys(pieces), regions=regions(pieces, self.codec, x.device))
 
-    def told(self, pieces: Sequence[tuple[Take, slice]], alone: Sequence[bool], ref: Tensor) -> Cond:
+    def cut(self, rng: Rng, take: Callable[[int], AnyTake]) -> list[tuple[AnyTake, slice]]:
+        """Which frames of which takes a batch is of (draws "take/i", "start/i")."""
+        which = [rng.integer(f"take/{i}", self.takes) for i in range(self.batch)]
+        length = self.worlds[0].length - self.frames + 1
+        starts = [rng.integer(f"start/{i}", length) for i in range(self.batch)]
+        return [(take(i), slice(s, s + self.frames)) for i, s in zip(which, starts, strict=True)]
+
+    def alone(self, rng: Rng) -> list[bool]:
+        """Which clips of a batch hear only their own frames (draw "edge")."""
+        return (rng.uniform("edge", (self.batch,)) < self.edge).tolist()
+
+    def told(self, pieces: Pieces[Take], alone: Sequence[bool], ref: Tensor) -> Cond:
         """Conditions of a batch; those that are not `alone` hear what was before and after them."""
         windows = self.conditions.windows
         heard = [
-            windows(take.features[None, cut])[0]
-            if own
-            else windows(take.features[None], windows.positions(self.frames), cut.start)[0]
-            for (take, cut), own in zip(pieces, alone, strict=True)
+            hears(take.features[None], cut, own, windows)[0] for (take, cut), own in zip(pieces, alone, strict=True)
         ]
         text = self.text([take.caption for take, _ in pieces])
         features = torch.stack([take.features[cut] for take, cut in pieces]).to(ref.device)
         cond = self.conditions.heard(features, ref, text)
-        heard_so = replace(cond, along={**cond.along, "audio": torch.stack(heard).to(ref.device)})
+        return self.judged(pieces, replace(cond, along={**cond.along, "audio": torch.stack(heard).to(ref.device)}))
+
+    def judged(self, pieces: Pieces[Take], cond: Cond) -> Cond:
+        """The same, told the quality of its takes where some are damaged."""
         if not self.mq:
-            return heard_so
-        return heard_so.with_field(QUALITY, torch.tensor([take.quality for take, _ in pieces], device=ref.device))
+            return cond
+        quality = torch.tensor([take.quality for take, _ in pieces], device=cond.along["audio"].device)
+        return cond.with_field(QUALITY, quality)
 
     def take(self, index: int) -> Take:
         """Take `index`, made when it is first asked for."""
@@ -119,17 +127,43 @@ class TalkerSource:
             mq = int((index + 1) * self.mq) > int(index * self.mq)  # any run of takes has close to its share
             world = self.worlds[mq]
             clip = world.clip(index)
-            side = clip.frames.shape[-1] // self.codec.spatial
-            masks = {
-                name: (adaptive_avg_pool3d(mask[None], (len(mask), side, side))[0] * 255).round().to(torch.uint8)
-                for name, mask in clip.masks.items()
-            }
+            masks = {name: squares(mask, self.codec) for name, mask in clip.masks.items()}
             features = self.conditions.encoder.features(clip.sound[None])[0]
             self.kept[index] = Take(
                 to_bytes(clip.frames), features, to_bytes(clip.reference), masks,
                 caption(world.who(index)[1].liveliness), clip.key, float(not (mq and world.damage)),
             )  # fmt: skip
         return self.kept[index]
+
+
+def latents(pieces: Pieces[Take], codec: Codec) -> tuple[Tensor, Tensor]:
+    """(frames [B, C, T', h, w], references [B, C, h, w]) of a batch."""
+    x = codec.encode(torch.stack([from_bytes(take.frames[:, cut]) for take, cut in pieces]))
+    return x, codec.encode(torch.stack([from_bytes(take.reference) for take, _ in pieces])[:, :, None])[:, :, 0]
+
+
+def keys(pieces: Pieces[Take]) -> tuple[str, ...]:
+    """Whose clips they are, and from which frame on."""
+    return tuple(f"{take.key}@{cut.start}" for take, cut in pieces)
+
+
+def regions(pieces: Pieces[Take], codec: Codec, device: torch.device) -> dict[str, Tensor]:
+    """Name -> [B, 1, T', h, w]."""
+    found = {name: torch.stack([take.regions[name][cut] for take, cut in pieces]) for name in MASKS}
+    return {name: along_time(share.float() / 255, codec).to(device) for name, share in found.items()}
+
+
+def hears(features: Tensor, cut: slice, alone: bool, windows: Windows) -> Tensor:
+    """Features of N takes [N, T, F] -> what frames `cut` of each hear, [N, T', S, F]; alone: of themselves only."""
+    if alone:
+        return windows(features[:, cut])
+    return windows(features, windows.positions(cut.stop - cut.start), cut.start)
+
+
+def squares(mask: Tensor, codec: Codec) -> Tensor:
+    """[T, H, W] in [0, 1] -> share of each latent square, in bytes, [T, h, w]."""
+    high, wide = (side // codec.spatial for side in mask.shape[-2:])
+    return (adaptive_avg_pool3d(mask[None], (len(mask), high, wide))[0] * 255).round().to(torch.uint8)
 
 
 def silent(audio: Tensor, windows: Windows) -> Tensor:

@@ -81,12 +81,15 @@ class Conditions:
         own = present(loud.flatten(0, 1), self.windows).unflatten(0, (batch, many)).transpose(1, 2)
         shares = pooled(masks.flatten(0, 1), self.windows, (reference.shape[-2], reference.shape[-1]))
         one = self.heard(features[:, 0], reference, text)
-        along = {
-            "audio": heard,
-            "audio.on": torch.where(own > 0, SPEAKS, LISTENS).to(features),
-            "speakers": shares.unflatten(0, (batch, many)).transpose(1, 2).to(features),
-        }
-        return replace(one, along={**one.along, **along})
+        return of_several(one, heard, own, shares.unflatten(0, (batch, many)).transpose(1, 2))
+
+
+def of_several(one: Cond, heard: Tensor, speaks: Tensor, shares: Tensor) -> Cond:
+    """Conditions of one speaker become those of N. heard: [B, T', N, S, F]; speaks: [B, T', N], 0 for who listens;
+    shares: [B, T', N, h, w], how much of each latent place shows whom."""
+    on = torch.where(speaks > 0, SPEAKS, LISTENS)
+    along = {"audio": heard, "audio.on": on.to(heard), "speakers": shares.to(heard)}
+    return replace(one, along={**one.along, **along})
 
 
 def pooled(masks: Tensor, windows: Windows, grid: tuple[int, int]) -> Tensor:

@@ -53,12 +53,14 @@ class DuoClip:
 
 @dataclass(frozen=True)
 class Duo:
-    """`clip(i)` depends on (seed, i, voices) alone. part: which shipped speech, see `speech.voices`."""
+    """`clip(i)` depends on (seed, i, part, spare) alone. part: which shipped speech, see `speech.voices`; those of each
+    part are other people. spare: a clip begins up to so many frames into its conversation; 0: with it."""
 
     size: int = 64
     frames: int = 149
     seed: int = 0
     part: str = "test"
+    spare: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 2 or self.frames < 1:
@@ -68,24 +70,29 @@ class Duo:
     def who(self, index: int) -> tuple[Person, Person]:
         """Two people nobody has seen, with two voices, before one wall."""
         known = voices(self.part)
-        left = person(Rng(self.seed, index, turn="duo/left"), known)
-        right = person(Rng(self.seed, index, turn="duo/right"), tuple(v for v in known if v != left.voice))
+        left = person(Rng(self.seed, index, turn=f"{self._turn}/left"), known)
+        right = person(Rng(self.seed, index, turn=f"{self._turn}/right"), tuple(v for v in known if v != left.voice))
         face = right.face.clone()
         face[12:15] = left.face[12:15]
         return left, replace(right, face=face)
 
     def clip(self, index: int) -> DuoClip:
         """Clip `index`, any whole number from 0."""
-        who, rng = self.who(index), Rng(self.seed, index, turn="duo")
-        speeches, turns = converse((who[0].voice, who[1].voice), self.frames, rng, self.part)
-        active = during(turns, self.frames)
-        key = f"talker/duo/{self.seed}/{index}"
+        who, rng = self.who(index), Rng(self.seed, index, turn=self._turn)
+        start = rng.integer("start", self.spare + 1)
+        speeches, turns = converse((who[0].voice, who[1].voice), start + self.frames, rng, self.part)
+        active = during(turns, start + self.frames)
+        key = f"talker/{self._turn}/{self.seed}/{index}"
         people = []
         for i in (0, 1):
-            mine = rng.at(turn=f"duo/{i}")
+            mine = rng.at(turn=f"{self._turn}/{i}")
             act = listen(perform(who[i], speeches[i], mine), active[i], mine)
-            people.append(film(act, 0, self.frames, self.size, mine, 2 * index + i, f"{key}/{i}"))
-        return compose((people[0], people[1]), active, turns, key)
+            people.append(film(act, start, self.frames, self.size, mine, 2 * index + i, f"{key}/{i}"))
+        return compose((people[0], people[1]), active[:, start:], since(turns, start / FPS), key)
+
+    @property
+    def _turn(self) -> str:
+        return "duo" if self.part == "test" else f"duo/{self.part}"
 
 
 Talk = tuple[tuple[Speech, Speech], tuple[Turn, ...]]
@@ -127,6 +134,11 @@ def during(turns: tuple[Turn, ...], frames: int) -> Tensor:
     for turn in turns:
         active[turn.speaker] |= (times >= turn.begin) & (times < turn.end)
     return active
+
+
+def since(turns: tuple[Turn, ...], begin: float) -> tuple[Turn, ...]:
+    """What is left of them from `begin` seconds on, times counted from there."""
+    return tuple(Turn(t.speaker, max(t.begin - begin, 0.0), t.end - begin) for t in turns if t.end > begin)
 
 
 def listen(act: Performance, speaks: Tensor, rng: Rng) -> Performance:
