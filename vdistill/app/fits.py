@@ -67,6 +67,8 @@ def _method_and_data(config: Config) -> Iterator[tuple[str, str]]:
     data, method = config.data, config.method
     if getattr(method, "inputs", "") == "bank" and data.name != "bank":
         yield "method.inputs", f"bank needs data: (name: bank), found {data.name}"
+    if getattr(method, "sync", None) and any(getattr(part, "duo", 0) for part in getattr(data, "parts", (data,))):
+        yield "method.sync", "judges the one mouth of a picture; leave it out, or data.duo"
     if data.name != "prompts":
         return
     if method.name != "dmd2":
