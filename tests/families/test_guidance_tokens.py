@@ -80,9 +80,22 @@ def test_an_answer_depends_on_each_scale_unless_they_are_fixed(mode: Mode) -> No
             assert moved[1:].max() < 1e-6 and (moved[0] > 1e-6) == (mode != "fixed")
 
 
+def test_one_step_of_training_tells_scales_apart() -> None:
+    family, x, t, cond = told_family("token")
+    made = family.network_of().beside[NAME]
+    optim = torch.optim.SGD(made.parameters(), lr=1.0)
+    family.net.x0(x, t, tell(cond, SOME)).square().mean().backward()
+    optim.step()
+    with torch.no_grad():
+        before = family.net.x0(x, t, tell(cond, SOME))
+        moved = family.net.x0(x, t, tell(cond, scales([3.5, 2.0, 3.5], [1.0, 3.0, 1.5]))) - before
+    assert moved[0].abs().max() > 1e-4 > moved[1:].abs().max()
+
+
 def test_the_tokens_are_their_formula() -> None:
     tokens = ScaleTokens(("a",), 2, 4)
     assert tokens.change is not None
+    tokens.change[0].outer.weight.data.zero_()
     tokens.change[0].outer.bias.data = torch.tensor([0.5] * 8 + [2.0] * 8)  # gamma, beta
     torch.testing.assert_close(tokens({"a": torch.tensor([3.0])})[0], 1.5 * tokens.tau[0] + 2.0)
 

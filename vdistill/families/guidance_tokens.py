@@ -66,13 +66,14 @@ class TokenSize:
 
 
 class ScaleMlp(nn.Module):
-    """A scale [B] -> [B, out], zero at birth: two layers over log(1 + s) and its waves."""
+    """A scale [B] -> [B, out]: two layers over log(1 + s) and its waves. silent: zero at birth."""
 
-    def __init__(self, out: int, width: int = 64) -> None:
+    def __init__(self, out: int, width: int = 64, silent: bool = False) -> None:
         super().__init__()
         self.inner, self.outer = nn.Linear(1 + 2 * WAVES, width), nn.Linear(width, out)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
+        if silent:
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)
 
     def forward(self, scale: Tensor) -> Tensor:
         place = torch.log1p(scale.float())[:, None]
@@ -82,7 +83,10 @@ class ScaleMlp(nn.Module):
 
 
 class ScaleTokens(nn.Module):
-    """Scales {name: [B]} -> tokens [B, names * K, D]. fixed: the same whatever the scales."""
+    """Scales {name: [B]} -> tokens [B, names * K, D]. fixed: the same whatever the scales.
+
+    Tokens differ by scale from birth: their readers are silent then, and with both at zero neither would learn.
+    """
 
     def __init__(self, names: Sequence[str], count: int, width: int, fixed: bool = False) -> None:
         super().__init__()
@@ -130,7 +134,7 @@ class GuidanceTokens(nn.Module):
         has_tokens, has_shift = size.mode != "adaln", size.mode in ("adaln", "both")
         self.tokens = ScaleTokens(size.names, size.count, size.width, size.mode == "fixed") if has_tokens else None
         self.readers = nn.ModuleList(TokenReader(dim, size.width) for dim in size.blocks if has_tokens)
-        self.shifts = nn.ModuleList(ScaleMlp(size.time) for _ in size.names if has_shift)
+        self.shifts = nn.ModuleList(ScaleMlp(size.time, silent=True) for _ in size.names if has_shift)
 
     @contextmanager
     def acting(self, host: Host, x: Tensor, cond: Cond) -> Iterator[None]:
