@@ -214,9 +214,7 @@ def leaks(model: Talking, count: int, seed: int) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> Sequence[str]:
     """The exam in lines: what, value, of the true clips, which is better."""
     scales = "".join(f", {name} {scale:g}" for name, scale in found["scales"].items())
-    head = (
-        f"{found['clips']} clips of {found['frames']} frames, {found['size']} pixels, of new people and held-out voices"
-    )
+    head = f"{found['clips']} clips of {found['frames']} frames, {found['size']} pixels, people and voices held out"
     head = f"{head}; {found['steps']} steps{scales}, seed {found['seed']}"
     lines = [head, f"{'':<16}  {'model':>8}  {'true':>8}  better"]
     for name, better in BETTER.items():
