@@ -161,6 +161,23 @@ def test_steps_are_distilled_from_a_student_of_one_pass_that_is_told_the_scales(
         build(Config.model_validate(other))
 
 
+def test_a_student_goes_on_from_another_run_and_its_teacher_stays_guided(teacher: Path, tmp_path: Path) -> None:
+    train(Config.model_validate(said(teacher, "mixed", optim={"lr": 1e-2, "ema": 0.0})), tmp_path / "one")
+    config = {**said(teacher, "mixed"), "method": {**DISAGREEING, "start": str(tmp_path / "one")}}
+    fresh = build(Config.model_validate(said(teacher, "mixed")))
+    built = build(Config.model_validate(config))
+    told = built.method.told(built.source(0, 0), Rng(0))  # type: ignore[attr-defined]
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        assert torch.equal(
+            built.student.x0(told.x, t, told.cond), open_model(tmp_path / "one").net.x0(told.x, t, told.cond)
+        )
+        guided = (b.method.method.teacher.x0(told.x, t, told.cond) for b in (built, fresh))  # type: ignore[attr-defined]
+        assert torch.equal(*guided)
+    train(Config.model_validate(config), tmp_path / "two")
+    assert "start" not in Config.model_validate(said(teacher, "mixed")).model_dump()["method"]
+
+
 def test_an_exported_student_keeps_its_tokens_and_a_lora_file_would_lose_them(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

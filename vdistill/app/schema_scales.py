@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .schema_steps import SYNC, Beginning, Gain
-from .section import REQUIRED, Few, Interval, Section, Share, fault, note
+from .section import REQUIRED, Few, Interval, LocalPath, Section, Share, fault, note
 
 Ramp = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -133,11 +133,12 @@ class MethodMixed(Section):
         None, "batches whose first positions are known, so that the student goes on from a clip before, as its teacher"
     )
     sync: Gain | None = note(None, SYNC, "times")
+    start: LocalPath | None = note(None, "a run whose student this one begins as; the teacher when left out")
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("begin", "sync") or v is not None}
+        return {k: v for k, v in whole(self).items() if k not in ("begin", "sync", "start") or v is not None}
 
     @model_validator(mode="after")
     def _times_where_needed(self) -> MethodMixed:
