@@ -32,7 +32,7 @@ from vdistill.app.talk_exam import (
     told_way,
 )
 from vdistill.app.talk_report import Film, render
-from vdistill.app.talk_shows import Shown, drift
+from vdistill.app.talk_shows import Shown, drift, on_average
 from vdistill.data.encode import png
 from vdistill.families.stock import StockFamily
 from vdistill.worlds.talker.duo import Duo, DuoClip
@@ -104,6 +104,21 @@ def test_drift_is_the_larger_loss_between_both_ends() -> None:
     assert drift({**ends, "sync_pcc_last": 0.9}) == pytest.approx(0.1)
 
 
+def test_several_long_clips_are_judged_by_their_means() -> None:
+    """Two clips, one of which loses what the other gains, do not drift; an offset counts where it is largest."""
+    pixels, sound = torch.zeros(3, 1, 8, 8), torch.zeros(640)
+    ends = {"identity_error_first": 0.2, "identity_error_last": 0.2}
+    one = Shown(
+        pixels, sound, {**ends, "sync_pcc_first": 0.9, "sync_pcc_last": 0.7, "offset_largest": 2.0, "drift": 0.2}
+    )
+    two = Shown(
+        pixels, sound, {**ends, "sync_pcc_first": 0.7, "sync_pcc_last": 0.9, "offset_largest": 1.0, "drift": 0.0}
+    )
+    found = on_average([one, two])
+    assert found["drift"] == pytest.approx(0.0) and found["offset_largest"] == 2.0
+    assert found["sync_pcc_first"] == pytest.approx(0.8) and on_average([one])["drift"] == pytest.approx(2 / 9)
+
+
 def test_each_stage_has_a_config_and_takes_the_times_it_says(tmp_path: Path) -> None:
     _, about = teacher_of(str(model()))
     for name, stage in STAGES.items():
@@ -126,7 +141,7 @@ def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
     rows = {name: {**row, "passes": 75 if name == "teacher" else 6} for name in names}
     made = {name: Sampled(clips, 6, 0.5) for name in names}
     duo = Shown(clips[0], long.sound, {"crosstalk": 0.03})
-    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, long, duo, {"ours4": live})
+    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, [long], [duo], {"ours4": live})
     found = show.summary() | {"clips": 2, "seconds": 10, "seed": 0, "machine": "here", "teacher_model": "<talker>",
                               "wall_s": 60.0, "peak_rss_gib": 1.0}  # fmt: skip
     film = Film(b"mp4", clips[0, :, 0])

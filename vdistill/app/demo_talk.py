@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ from .talk_exam import (
     told_way,
 )  # fmt: skip
 from .talk_report import films, page_of, write_talk_report
-from .talk_shows import Shown, Talking, duo, long, realtime
+from .talk_shows import Shown, Talking, both, long, on_average, realtime, scenes
 from .train import STUDENT, peak_gib, say
 
 TEACHER = "talker"
 ASSET = "demo_talk.yaml"
 CLIPS, SECONDS = 48, 60.0
+LONG, SCENES = 4, 4  # clips of so many seconds, and scenes of two people
 PASSES = 3  # of the chain: neither, reference, reference and sound
 MAIN = "ours4"  # the student whose scales, minute and session are shown, and that comes with the package
 STEPS, FEW = 25, 6  # of the teacher, and of the balanced student
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     (out / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
     for line in spoken_lines(found):
         say(line)
-    video = films(out, show.long, show.duo, about.height)
+    video = films(out, show.longs[0], show.duos[0], about.height)
     write_talk_report(out / "report.html", page_of(show, found, video, folders))
     print(json.dumps(found) if args.json else out / "report.html")
     return 0
@@ -149,8 +151,8 @@ class Show:
     given: Paper
     errors: dict[str, float]
     response: dict[str, list[dict[str, float]]]
-    long: Shown
-    duo: Shown
+    longs: Sequence[Shown]
+    duos: Sequence[Shown]
     sessions: dict[str, dict[str, float]]
 
     def summary(self) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class Show:
             }
             for name, row in self.rows.items()
         }
-        live = self.long.scores
+        live, leaks = on_average(self.longs), [each.scores["crosstalk"] for each in self.duos]
         return {
             **self.rows,
             "main": MAIN,
@@ -174,7 +176,9 @@ class Show:
             "identity_by_ref_scale": {f"{r['scale']:g}": r["identity_error"] for r in self.response["ref"]},
             "drift_60s": live["drift"],
             "long": live,
-            "duo_leak": self.duo.scores["crosstalk"],
+            "drifts_60s": [each.scores["drift"] for each in self.longs],
+            "duo_leak": sum(leaks) / len(leaks),
+            "duo_leaks": leaks,
             "session_realtime_factor": live["realtime_factor"],
             "sessions": self.sessions,
         }
@@ -205,10 +209,11 @@ def measured(
         name: Talking(family, usual, about.frames, about.height, begins_of(folders[name], about))
         for name, family in opened.items() if name != "scales"
     }  # fmt: skip
-    say(f"a clip of {seconds:g} s, and two people who take turns")
+    say(f"{LONG} clips of {seconds:g} s, and {SCENES} of two people who take turns")
     sessions = {name: realtime(talker) for name, talker in talkers.items()}
-    return Show(rows, made, given, errors, response, long(talkers[MAIN], seconds, seed),
-                duo(talkers[MAIN], seed=seed), sessions)  # fmt: skip
+    longs = [long(talkers[MAIN], seconds, seed + i, index=i) for i in range(LONG)]
+    duos = [both(talkers[MAIN], clip, seed + i) for i, clip in enumerate(islice(scenes(about.height), SCENES))]
+    return Show(rows, made, given, errors, response, longs, duos, sessions)
 
 
 def begins_of(folder: Path, teacher: About) -> int:

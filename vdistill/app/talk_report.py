@@ -99,7 +99,7 @@ def page_of(show: Show, found: Mapping[str, Any], video: tuple[Film, Film], fold
         *video, samplers, captions, show.rows,
         {name: [(row["scale"], row[key]) for row in show.response[name]]
          for name, key in (("audio", "sync_pcc"), ("ref", "identity_error"))},
-        {key: [(row["second"], row[key]) for row in show.long.rows] for key in ("sync_pcc", "identity_error")},
+        {key: [(row["second"], row[key]) for row in show.longs[0].rows] for key in ("sync_pcc", "identity_error")},
         facts(found), goes_on(folders[main].parent), found,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,6 +87,14 @@ def losses(found: Mapping[str, float]) -> dict[str, float]:
     lost = (found[f"{sync}_first"] - found[f"{sync}_last"]) / max(abs(found[f"{sync}_first"]), 1e-6)
     gained = (found[f"{person}_last"] - found[f"{person}_first"]) / max(found[f"{person}_first"], 1e-6)
     return {"sync": lost, "identity": gained}
+
+
+def on_average(shown: Sequence[Shown]) -> dict[str, float]:
+    """Scores of several clips of `long`: means, the largest of what is a largest, and drift as `drift` of the means."""
+    rows = [each.scores for each in shown]
+    found = {k: sum(row[k] for row in rows) / len(rows) for k in rows[0]}
+    found |= {k: max(row[k] for row in rows) for k in found if k.endswith("_largest")}
+    return found | {"drift": drift(found)}
 
 
 def realtime(model: Talking, length: float = 4.0) -> dict[str, float]:
