@@ -14,6 +14,7 @@ from vdistill.app.config import load
 from vdistill.app.schema_judge import Judge
 from vdistill.core.errors import UserError
 from vdistill.core.losses.gan import Kind
+from vdistill.core.optim import Optimizer
 from vdistill.discriminators.adversarial import Adversarial
 from vdistill.discriminators.augment import AUGMENTS
 from vdistill.methods.dmd2 import Dmd2
@@ -167,3 +168,16 @@ def test_a_judge_reads_back_as_it_was_and_a_run_without_one_is_written_as_before
 def test_the_literals_are_those_of_the_engine() -> None:
     assert set(get_args(Judge.model_fields["loss"].annotation)) == set(get_args(Kind))
     assert set(get_args(get_args(Judge.model_fields["augment"].annotation)[0])) == set(AUGMENTS)
+
+
+def test_what_only_judges_learns_at_its_own_rate(tmp_path: Path) -> None:
+    config = load(written(tmp_path, "{kind: latent, rate: 10}"))
+    built = build(config)
+    assert built.optim["critic"].rates["gan"] == 10 and not built.optim["student"].rates
+    module = built.method.learners["critic"]
+    optim = Optimizer(built.optim["critic"], module)
+    factors = {id(p): group["factor"] for part in optim.parts for group in part.param_groups for p in group["params"]}
+    found = {name.partition(".")[0]: factors[id(p)] for name, p in module.named_parameters()}
+    assert found == {"critic": 1.0, "gan": 10.0}
+    plain = load(written(tmp_path, "{kind: latent}"))
+    assert "rate" not in plain.model_dump()["method"]["judge"] and not build(plain).optim["critic"].rates

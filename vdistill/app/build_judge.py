@@ -45,6 +45,12 @@ def adversarial(m: MethodDmd2, critic: Denoiser) -> Adversarial:
     )
 
 
+def judge_rates(m: object) -> dict[str, float]:
+    """Factors of the learning rate, by the names under which judges learn; empty where they learn as the others do."""
+    judge = getattr(m, "judge", None)
+    return {} if judge is None or judge.rate == 1 else dict.fromkeys((Adversarial.name, Pair.name), judge.rate)
+
+
 def judge_beside(
     spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, evidence: Evidence | None = None
 ) -> Adversarial:

@@ -10,7 +10,7 @@ from .schema_judge import TOKENS, Judge, Metric
 from .schema_steps import FewSteps
 from .section import LocalPath, Section, Share, fault, note
 
-PAIRED = ("kind", "features", "layers", "hidden", "head", "loss", "weight", "watch_weight", "text", "condition",
+PAIRED = ("kind", "features", "layers", "hidden", "head", "loss", "weight", "watch_weight", "text", "condition", "rate",
           "mismatched", "later", "r1", "r2", "penalty", "sigma", "augment")  # fmt: skip
 """What a judge of pairs understands of its section."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .schema_steps import FewSteps
 from .section import Counts, Section, Share, fault, note
@@ -95,6 +95,9 @@ class Judge(Section):
     watch_weight: float | None = note(
         None, "weight of the judge's own loss; 0.01 with the features of dmd2's critic, else 1, when left out", gt=0
     )
+    rate: float = note(
+        1.0, "learning rate of what only judges, over that of the critic's learner", "times", gt=0, le=1000
+    )
     levels: int = note(1, "noise levels averaged in a step", "levels", ge=1, le=16)
     bands: int = note(1, "judges of their own for so many even bands of [t_min, t_max]", "bands", ge=1, le=16)
     t_min: Share = note(0.02, "smallest time at which it looks", "t, 1 = noise")
@@ -132,6 +135,11 @@ class Judge(Section):
     augment: Annotated[tuple[Literal["flip", "shift", "cutout", "zoom", "gain"], ...], Field(strict=False)] = note(
         (), "changes of real and generated latents before they are looked at"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "rate" or v != 1}
 
     @model_validator(mode="after")
     def _what_has_no_effect(self) -> Judge:

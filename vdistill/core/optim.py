@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,8 @@ HIDDEN = re.compile(r"(blocks|layers)\.\d+\.")
 class OptimSpec:
     """lr: peak; betas, weight_decay: AdamW's; warmup: steps of linear rise; decay: share of the run, at its end, over
     which the rate falls linearly to a fiftieth; clip: gradient norm; ema: decay of the weight average, 0 for none.
-    name "muon" trains the matrices inside blocks with Muon (Jordan et al. 2024) and everything else with AdamW.
+    name "muon" trains the matrices inside blocks with Muon (Jordan et al. 2024) and everything else with AdamW. rates:
+    child of the learner's module -> factor of lr for its parameters.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -30,6 +31,7 @@ class OptimSpec:
     decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.0
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at a step of a run of `total` steps."""
@@ -49,15 +51,20 @@ class Optimizer:
         if not self.params:
             raise UserError("a learner has no parameters to train", "optim")
         self.parts: list[torch.optim.Optimizer] = []
-        hidden = [p for n, p in named if p.ndim == 2 and HIDDEN.search(n)] if spec.name == "muon" else []
+        hidden = [(n, p) for n, p in named if p.ndim == 2 and HIDDEN.search(n)] if spec.name == "muon" else []
         if hidden:
             if not hasattr(torch.optim, "Muon"):
                 raise UserError(f"muon needs torch 2.9 or later, found {torch.__version__}", "optim.name", "use adamw")
-            muon = torch.optim.Muon(hidden, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
-        taken = {id(p) for p in hidden}
-        rest = [p for p in self.params if id(p) not in taken]
-        if rest:
+            self.parts.append(
+                torch.optim.Muon(
+                    groups(hidden, spec.rates),
+                    lr=spec.lr,
+                    weight_decay=spec.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        taken = {name for name, _ in hidden}
+        if rest := groups([(n, p) for n, p in named if n not in taken], spec.rates):
             self.parts.append(torch.optim.AdamW(rest, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay))
 
     def zero(self) -> None:
@@ -67,7 +74,7 @@ class Optimizer:
     def step(self, lr: float) -> None:
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             part.step()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -92,6 +99,14 @@ class Optimizer:
                 if int(which) == i:
                     entries.setdefault(int(key), {})[name] = value
             part.load_state_dict({"state": entries, "param_groups": part.state_dict()["param_groups"]})
+
+
+def groups(named: Sequence[tuple[str, nn.Parameter]], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameters by the factor of their learning rate, for a torch optimizer."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        found.setdefault(rates.get(name.partition(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in found.items()]
 
 
 class Ema:
