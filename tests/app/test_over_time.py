@@ -48,13 +48,13 @@ def test_the_command_measures_a_causal_model_alone(tmp_path: Path, capsys: pytes
     folder = tmp_path / "student"
     family.save(family.net, folder, (1.0,))
     About(frames=5, height=32, width=32).write(folder)
-    ask = ["eval", str(folder), "--clips", "2", "--json", str(tmp_path / "found.json")]
+    ask = ["eval", str(folder), "--clips", "2", "--json", str(tmp_path / "new" / "found.json")]
     assert main([*ask, "--seconds", "10"]) == 2
     assert "does not stream" in capsys.readouterr().err
     Saved(block=1, window=3, rope="relative", times=(1.0,)).write(folder)
     assert main([*ask, "--seconds", "9"]) == 2
     assert "must be 10 or more" in capsys.readouterr().err
     assert main([*ask, "--seconds", "10"]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads((tmp_path / "new" / "found.json").read_text())
     assert len(found["windows"]) == 5 and found["accuracy_first_5s"] == 0
     assert "accuracy_last_5s" in capsys.readouterr().out

@@ -5,10 +5,8 @@ A model that hears talks instead (evaluate_talk.py)."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..families.stock import StockFamily
 from ..worlds.shapes import Shapes
-from .evaluate_talk import hears, through_talk, unheard
+from .evaluate_talk import hears, kept, through_talk, unheard
 from .generate import Plan, Sampled, generate, plan_of, size_of
 from .lock import as_folder
 from .models import about_model, device_of, model_folder, open_model, whole_number
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the scores, those of talking where the model hears; --json FILE keeps them."""
     whole_number(args.frames, 1, "--frames")
     if args.json:
-        as_folder(Path(args.json).parent)
+        as_folder(args.json.parent)
     family = open_model(args.model).to(device_of(args.device))
     known = about_model(family, model_folder(args.model))
     if hears(family):
@@ -97,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
     column = max(map(len, found))
     for key, value in found.items():
         print(f"{key:<{column}}  {value:.4g}")
-    if args.json:
-        Path(args.json).write_text(json.dumps({"model": args.model, "clips": args.clips, **found}, indent=1))
+    kept(args.json, {"model": args.model, "clips": args.clips, **found})
     return 0
 
 
@@ -116,7 +113,5 @@ def through(family: StockFamily, plan: Plan, args: argparse.Namespace, size: int
     found = summary(rows)
     for key, value in found.items():
         print(f"{key:<17}  {value:.4g}")
-    if args.json:
-        whole = {"model": args.model, "clips": args.clips, "seconds": args.seconds, **found, "windows": rows}
-        Path(args.json).write_text(json.dumps(whole, indent=1))
+    kept(args.json, {"model": args.model, "clips": args.clips, "seconds": args.seconds, **found, "windows": rows})
     return 0

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,10 +99,15 @@ def through_talk(family: StockFamily, known: About, args: argparse.Namespace) ->
         found["duo"] = leaks(taken.talker, args.duo, taken.seed)
         each = ", ".join(f"{leak:.3f}" for leak in found["duo"]["leaks"])
         print(f"\nleak between two people, mean of {args.duo}: {found['duo']['leak']:.3f} ({each})")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    kept(args.json, found)
     return 0
+
+
+def kept(path: Path | None, found: Mapping[str, Any]) -> None:
+    """Write what was found where it was asked for, in a folder that need not be there yet."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
