@@ -17,10 +17,7 @@ from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Places
 
 CLIPS, SECONDS = 16, 10.0
-FIRST, KEPT = (
-    0.862,
-    0.75,
-)  # .9 of its teacher's .958; the aim of what is kept is .95, and rotation falls short (docs/log.md)
+FIRST, KEPT = 0.9, 0.82  # of its teacher .958; over a minute, 48 captions: .927 and .944 of it (docs/log.md)
 
 
 def ends() -> dict[str, float]:
@@ -55,4 +52,4 @@ def test_with_keys_at_wrong_places_it_does_not(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(attend, "places", wrong)
     found = ends()
-    assert found["accuracy_last_5s"] < KEPT * FIRST
+    assert found["accuracy_last_5s"] < 0.65
