@@ -79,16 +79,17 @@ def talk(s: Mapping[str, Any]) -> list[str]:
         f"| {s[name]['jitter']:.4f} | {s[name]['seconds_per_clip']:.2f} |"
         for name, text in TALKERS.items() if name in s
     ]  # fmt: skip
-    live = s["sessions"][s["main"]]
+    live, long = s["sessions"][s["main"]], s["long"]
     return [
         "| | network passes | Sync-PCC | identity error | jitter | seconds a clip |",
         "|---|---|---|---|---|---|",
         *rows,
         "",
         f"{s['clips']} clips of 17 frames, of people nobody has seen and of voices held out. A live session of the "
-        f"student runs {live['realtime_factor']:.1f} times as fast as real time; over a minute sync or identity loses "
-        f"{share(s['drift_60s'])}; in a picture of two, {share(s['duo_leak'])} of one mouth's energy leaks into the "
-        f"other ({s['machine']}).",
+        f"student runs {live['realtime_factor']:.1f} times as fast as real time; over a minute, on average of "
+        f"{len(s['drifts_60s'])} clips, sync goes from {long['sync_pcc_first']:.2f} to {long['sync_pcc_last']:.2f} and "
+        f"identity error from {long['identity_error_first']:.2f} to {long['identity_error_last']:.2f}; in pictures of "
+        f"two, {share(s['duo_leak'])} of one mouth's energy leaks into the other ({s['machine']}).",
     ]
 
 
