@@ -133,11 +133,13 @@ def render(report: TalkReport) -> str:
         length=escape(f"{found['seconds']:g} seconds"),
         player=player(report.long, "The long clip, with sound"),
         said=said(found),
+        longs=escape(f"The numbers are means over {len(found['drifts_60s'])} such sessions, the film is the first."),
         clips=clips(report.samplers, report.captions, FPS),
         table=table(report.rows),
         counted=escape(f"Means over {found['clips']} clips, half of them of voices held out."),
         duo=player(report.duo, "Two people who take turns, with sound"),
         leak=listed({"Aperture energy of who is silent, over that of who speaks": number(found["duo_leak"])}),
+        duos=escape(f"The number is the mean over {len(found['duo_leaks'])} such scenes, the film is the first."),
         charts=charts(report),
     )
     return whole(report.title, report.subtitle, tiles(found), main, report.facts, report.command_to_continue)
