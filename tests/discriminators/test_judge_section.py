@@ -87,6 +87,8 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("{frames: 3}", {}, "method.judge.frames: belongs to kind: pixels"),
     ("{kind: latent, head: cross}", {}, "method.judge.head: kind: latent has no tokens to read"),
     ("{head: cross, hidden: 10}", {}, "method.judge.hidden: 10 does not divide among the 4 heads"),
+    ("{start: runs/none}", {}, "method.judge.start: features: critic begin anew in every run"),
+    ("{kind: latent, start: 'https://x.org/a'}", {}, "start: 'https://x.org/a' is not a path on this machine"),
     ("{condition: audio}", {}, "method.judge.condition: clips of shapes have no 'audio'; they have text"),
     ("{condition: text, text: true}", {}, "method.judge.condition: text is said by text: true already"),
     ("{where: {}}", {}, "method.judge.where: says nothing; say (last: 3)"),

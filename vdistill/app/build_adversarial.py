@@ -33,6 +33,7 @@ from .build_causal import guided
 from .build_family import AnyFamily
 from .build_judge import judge_beside, metric_of, pair_of
 from .build_looks import Evidence, network_of
+from .judge_file import ENDS, begun
 from .models import open_model
 from .schema import Config
 from .schema_adversarial import (
@@ -43,7 +44,7 @@ from .schema_adversarial import (
     MethodProgressive,
     MethodRegression,
 )
-from .schema_judge import TOKENS, Judge, Metric
+from .schema_judge import Judge, Metric
 
 MakeInputs = Callable[..., Inputs]
 """build.inputs_of, which this file is imported by."""
@@ -54,7 +55,7 @@ def players(m: object) -> tuple[str, ...]:
     """Who learns in these methods, beside heads and convolutions: the student, a critic that is looked through, and a
     critic of single frames."""
     judge = getattr(m, "judge", None)
-    copied = isinstance(judge, Judge) and judge.kind == TOKENS and judge.features == "critic"
+    copied = isinstance(judge, Judge) and judge.looks_through_critic
     frames = isinstance(m, MethodFrameMatching) and m.image_teacher is None
     return ("student", *(["critic"] if copied else []), *([FRAMES] if frames else []))
 
@@ -198,4 +199,4 @@ def steps_judge(spec: Judge, roles: Roles, evidence: Evidence, before: bool = Tr
     """A judge of steps; before: it sees where they began."""
     teacher = roles.teacher
     pair = pair_of(spec, teacher, roles.denoisers.get("critic", teacher), before=before, evidence=evidence)
-    return pair if before else replace(pair, name="ends")
+    return begun(pair if before else replace(pair, name=ENDS), spec.start)

@@ -30,6 +30,7 @@ from .build_looks import (
     width_of,
     window,
 )
+from .judge_file import begun
 from .schema_judge import PIXELS, TOKENS, Judge, MethodAdversarial, Metric
 from .schema_method import MethodDmd2
 
@@ -55,8 +56,8 @@ def judge_beside(
     spec: Judge, teacher: Denoiser, critic: Denoiser, schedule: Schedule, evidence: Evidence | None = None
 ) -> Adversarial:
     """The term of a judge beside a matching loss, whose critic may be what it looks through."""
-    shared = spec.kind == TOKENS and spec.features == "critic"
-    return judge_of(spec, teacher, critic, schedule, 3e-3, 0.01 if shared else 1.0, evidence)
+    watch_weight = 0.01 if spec.looks_through_critic else 1.0
+    return judge_of(spec, teacher, critic, schedule, 3e-3, watch_weight, evidence)
 
 
 def judge_of(
@@ -64,10 +65,10 @@ def judge_of(
     evidence: Evidence | None = None,
 ) -> Adversarial:  # fmt: skip
     """The term of a judge; weights: where the section says none; evidence: what kind: pixels, a condition other than
-    text and a region need. UserError for layers, text, conditions or image features that are not there."""
+    text and a region need. UserError for layers, text, conditions, image features or a judge that are not there."""
     seen = sight(spec, teacher, critic, evidence)
     clean = spec.kind == PIXELS
-    return Adversarial(
+    term = Adversarial(
         seen.look,
         schedule,
         seen.judge,
@@ -84,6 +85,7 @@ def judge_of(
         swapped=seen.told if spec.condition else (),
         where=window(spec, seen, evidence),
     )
+    return begun(term, spec.start)
 
 
 def pair_of(
@@ -146,7 +148,7 @@ def adversarial_method(
 
 def judged_by_copy(m: object) -> bool:
     """Whether a copy of the teacher learns to judge."""
-    return isinstance(m, MethodAdversarial) and m.judge.kind == TOKENS and m.judge.features == "critic"
+    return isinstance(m, MethodAdversarial) and m.judge.looks_through_critic
 
 
 def check_judge(m: MethodDmd2 | MethodAdversarial, net: StockNet) -> None:

@@ -110,6 +110,9 @@ def _paths(config: Config) -> Iterator[tuple[Key, str, str]]:
     for name in ("start", "image_teacher"):  # of methods that take one
         if (named := getattr(config.method, name, None)) is not None and named not in SHIPPED:
             yield ("method", name), named, "vdistill train makes it"
+    judge = getattr(config.method, "judge", None)
+    if judge is not None and judge.start is not None and judge.start not in SHIPPED:
+        yield ("method", "judge", "start"), judge.start, "vdistill train makes it"
     parts = getattr(config.data, "parts", None)
     keys: dict[Key, Any] = {("data",): config.data} if parts is None else {}
     keys |= {("data", "parts", i): part for i, part in enumerate(parts or ())}

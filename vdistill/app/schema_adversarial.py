@@ -11,7 +11,7 @@ from .schema_steps import FewSteps
 from .section import LocalPath, Section, Share, fault, note
 
 PAIRED = ("kind", "features", "layers", "hidden", "head", "loss", "weight", "watch_weight", "text", "condition", "rate",
-          "mismatched", "later", "r1", "r2", "penalty", "sigma", "augment")  # fmt: skip
+          "start", "mismatched", "later", "r1", "r2", "penalty", "sigma", "augment")  # fmt: skip
 """What a judge of pairs understands of its section."""
 
 

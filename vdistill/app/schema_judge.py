@@ -98,6 +98,9 @@ class Judge(Section):
     rate: float = note(
         1.0, "learning rate of what only judges, over that of the critic's learner", "times", gt=0, le=1000
     )
+    start: Annotated[str | None, AfterValidator(lambda path: path and local(path))] = note(
+        None, "a run or a model folder whose judge this one goes on as; a new one when left out", min_length=1
+    )
     levels: int = note(1, "noise levels averaged in a step", "levels", ge=1, le=16)
     bands: int = note(1, "judges of their own for so many even bands of [t_min, t_max]", "bands", ge=1, le=16)
     t_min: Share = note(0.02, "smallest time at which it looks", "t, 1 = noise")
@@ -139,7 +142,13 @@ class Judge(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k != "rate" or v != 1}
+        later = {"rate": 1.0, "start": None}
+        return {k: v for k, v in whole(self).items() if k not in later or v != later[k]}
+
+    @property
+    def looks_through_critic(self) -> bool:
+        """Whether the features it looks at learn with it."""
+        return self.kind == TOKENS and self.features == "critic"
 
     @model_validator(mode="after")
     def _what_has_no_effect(self) -> Judge:
@@ -175,6 +184,8 @@ class Judge(Section):
             raise fault("penalty", f"kind: {self.kind} has no heads on features; say exact, or kind: tokens")
         if self.penalty != "probe" and not (self.r1 or self.r2):
             raise fault("penalty", "has no effect while r1 and r2 are 0")
+        if self.start is not None and self.looks_through_critic:
+            raise fault("start", "features: critic begin anew in every run, and heads alone know nothing; leave it out")
         if len({*self.augment}) != len(self.augment):
             raise fault("augment", f"names one twice: {[*self.augment]}")
         return self

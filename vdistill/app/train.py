@@ -32,6 +32,7 @@ from .build import Built, build, engine_of, takes_scale
 from .catalog import install_hint
 from .causal_file import saved
 from .export import LORA_FILE, adapter_tensors
+from .judge_file import write_judges
 from .lock import LOCK, as_folder, sole_writer
 from .models import STUDENT, check_data, clip_of
 from .schema import Config
@@ -157,6 +158,7 @@ def finish(config: Config, built: Built, engine: Engine, folder: Path) -> None:
             built.family.save(built.plain_student(), scratch, built.times)
             if isinstance(built.student, AdapterRole):
                 save_file(adapter_tensors(built), scratch / LORA_FILE)
+        write_judges(getattr(config.method, "judge", None), built.method.learners, scratch)
         about_student(config, built).write(scratch)
         if config.causal:
             saved(config.causal, built.times).write(scratch)
