@@ -18,6 +18,7 @@ from vdistill.app.schema import Config
 from vdistill.app.train import train
 from vdistill.core import checkpoint
 from vdistill.core.errors import UserError
+from vdistill.core.optim import Optimizer
 from vdistill.core.rng import Rng
 from vdistill.methods.guidance_scales import ToldScales
 
@@ -89,6 +90,18 @@ def test_a_trained_student_opens_and_is_told_the_usual_scales(teacher: Path, tmp
     assert told_student(tiny_family(), family.net) is family.net
 
 
+@pytest.mark.parametrize("scope", ["full", "lora"])
+def test_tokens_and_their_readers_may_learn_faster_than_the_network(teacher: Path, scope: str) -> None:
+    """All of them, and nothing else: by as much as their share of the learner's parameters."""
+    chosen = {"name": scope} | ({"rank": 2} if scope == "lora" else {})
+    built = build(Config.model_validate(said(teacher, "mixed", scope=chosen, scales={**SCALES, "rate": 10.0})))
+    module, optim = built.method.learners["student"], built.optim["student"]
+    faster = {g["factor"]: g["params"] for g in Optimizer(optim, module).parts[0].param_groups}
+    ours = [p for n, p in module.named_parameters() if "scales" in n or n.startswith("guidance.")]
+    assert len(ours) > 10 and {id(p) for p in faster[10.0]} == {id(p) for p in ours}
+    assert len(faster[1.0]) == len([*module.parameters()]) - len(ours)
+
+
 @pytest.mark.parametrize("tokens", ["token", "adaln", "both", "fixed", "none"])
 def test_a_new_student_is_the_teacher_bit_for_bit(teacher: Path, tokens: str) -> None:
     built = build(Config.model_validate(said(teacher, "mixed", scales={**SCALES, "tokens": tokens})))
@@ -112,6 +125,7 @@ def test_a_new_student_is_the_teacher_bit_for_bit(teacher: Path, tokens: str) ->
         ({"scales": {**SCALES, "conditions": {"text+a": {"usual": 2.0}}}}, "conditions"),
         ({"scales": {**SCALES, "at_usual": 0.8, "at_ones": 0.8}}, "at_ones"),
         ({"scales": {**SCALES, "quality": True, "tokens": "none"}}, "quality"),
+        ({"scales": {**SCALES, "rate": 10.0, "tokens": "none"}}, "rate"),
         ({"method": {"name": "guidance"}}, "scales"),
         ({"method": {"name": "lcm", "guidance_low": 1.0}}, "method.guidance_low"),
         ({"method": {"name": "dmd2", "guidance": {"scale": 3.0}}}, "method.guidance"),

@@ -50,3 +50,12 @@ def test_a_state_goes_back_where_it_came_from() -> None:
                 p.grad = torch.full_like(p, float(turn + i + 1))
             optim.step(1e-2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parted.parameters(), strict=True))
+
+
+def test_a_factor_is_of_whole_parts_of_names() -> None:
+    """Of a run of them too, however deep, and not of a name that begins the same."""
+    net = nn.ModuleDict({"beside": nn.ModuleDict({"scales": nn.Linear(1, 1), "scales_too": nn.Linear(1, 1)})})
+    optim = Optimizer(OptimSpec(rates={"beside.scales": 3.0}), nn.ModuleDict({"net": net}))
+    (part,) = optim.parts
+    sizes = {group["factor"]: len(group["params"]) for group in part.param_groups}
+    assert sizes == {3.0: 2, 1.0: 2}

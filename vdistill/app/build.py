@@ -39,7 +39,7 @@ from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judge_rates, judged_by_copy
 from .build_looks import Evidence, evidence_of
-from .build_scales import has_learned, mixed_method, tokens_of, told_method, told_teacher, with_tokens
+from .build_scales import has_learned, mixed_method, token_rates, tokens_of, told_method, told_teacher, with_tokens
 from .build_sync import sync_terms
 from .schema import Config, DataBank, ScopeLora
 from .schema_adversarial import MethodJudged
@@ -277,5 +277,5 @@ def optim_of(config: Config, learner: str) -> OptimSpec:
     if learner != "student":
         lr = (m.critic_lr if isinstance(m, MethodDmd2) else None) or o.critic_lr or lr
     ema = o.ema if learner == "student" else 0.0
-    rates = {} if learner == "student" else judge_rates(m)
+    rates = token_rates(config.scales) if learner == "student" else judge_rates(m)
     return OptimSpec(o.name, lr, (o.betas[0], o.betas[1]), o.weight_decay, o.warmup, o.decay, o.clip, ema, rates)

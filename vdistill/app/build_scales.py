@@ -10,6 +10,7 @@ from ..core.begin import Begin
 from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.guidance import Guidance
+from ..core.guided import INPUT
 from ..core.inputs import Inputs
 from ..core.losses.mixed import QUALITY, Balance, ByQuality, Disagreement, GradNorm, Region, Sync
 from ..core.plan import AsTold, Plan, Telling, plan
@@ -61,6 +62,15 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
         network, (*law.usual, *more), most, spec.tokens, usual=usual, count=spec.count, width=spec.width
     )
     return family
+
+
+def token_rates(spec: ScalesSpec | None) -> dict[str, float]:
+    """Factors of the learning rate of a student's parameters; empty where tokens learn as the network does.
+
+    Tokens begin silent beside a network that is right but for its scales, so they have further to go than it.
+    """
+    places = (f"beside.{NAME}", INPUT)  # in the network that is trained; beside an adapter
+    return {} if spec is None or spec.rate == 1 else dict.fromkeys(places, spec.rate)
 
 
 def told_teacher(family: AnyFamily, teacher: Denoiser, spec: ScalesSpec | None, limit: int | None) -> Denoiser:

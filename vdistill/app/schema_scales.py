@@ -47,6 +47,9 @@ class ScalesSpec(Section):
     )
     count: int = note(4, "learned tokens for each condition", "tokens", ge=1, le=64)
     width: int = note(128, "width of tokens and of what reads them", "channels", ge=8)
+    rate: float = note(
+        1.0, "learning rate of tokens and of what reads them, over that of the network", "times", gt=0, le=1000
+    )
     at_usual: Share = note(0.25, "share of samples at the usual scales", "share")
     at_ones: Share = note(0.25, "share of samples without guidance; the rest is drawn up to the largest", "share")
     balanced: Share = note(
@@ -58,6 +61,11 @@ class ScalesSpec(Section):
     )
     rescale: Share = note(0.0, "how far the standard deviation is brought back to the unguided one", "share")
     apg: bool = note(False, "adaptive projected guidance: only the part that is not parallel to the estimate")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "rate" or v != 1}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +89,8 @@ class ScalesSpec(Section):
             raise fault("conditions", f"{self.kind} has a scale for each condition; a+b belongs to joint")
         if self.at_usual + self.at_ones > 1:
             raise fault("at_ones", f"{self.at_ones:g} and at_usual {self.at_usual:g} are more than 1")
+        if self.rate != 1 and self.tokens == "none":
+            raise fault("rate", "is of tokens, of which tokens: none has none; leave it out")
         if self.quality and not self.tells:
             raise fault("quality", f"cannot be told with tokens: {self.tokens}")
         return self

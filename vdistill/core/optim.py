@@ -20,7 +20,7 @@ class OptimSpec:
     """lr: peak; betas, weight_decay: AdamW's; warmup: steps of linear rise; decay: share of the run, at its end, over
     which the rate falls linearly to a fiftieth; clip: gradient norm; ema: decay of the weight average, 0 for none.
     name "muon" trains the matrices inside blocks with Muon (Jordan et al. 2024) and everything else with AdamW. rates:
-    child of the learner's module -> factor of lr for its parameters.
+    dotted part of a parameter's name -> factor of lr for all that have it.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -105,7 +105,8 @@ def groups(named: Sequence[tuple[str, nn.Parameter]], rates: Mapping[str, float]
     """Parameters by the factor of their learning rate, for a torch optimizer."""
     found: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
-        found.setdefault(rates.get(name.partition(".")[0], 1.0), []).append(parameter)
+        factor = next((rate for part, rate in rates.items() if f".{part}." in f".{name}"), 1.0)
+        found.setdefault(factor, []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in found.items()]
 
 
