@@ -41,7 +41,8 @@ if wants A1; then
   fewer unguided_six "$teacher" scales.tokens=none scales.conditions.ref.usual=1.0 scales.conditions.audio.usual=1.0
 fi
 if wants A2; then
-  for mode in none fixed adaln both; do guided "tokens_$mode" "$plain" "scales.tokens=$mode"; done
+  for mode in fixed adaln both; do guided "tokens_$mode" "$plain" "scales.tokens=$mode"; done
+  guided tokens_none "$plain" scales.tokens=none scales.rate=1
   for count in 1 8; do guided "tokens_token_$count" "$plain" "scales.count=$count"; done
 fi
 if wants A4; then

@@ -125,14 +125,15 @@ def test_learning_rate_rises_holds_and_falls() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[10] == 1.0 and rates[15] == 0.5 and rates[19] < 0.11
 
 
-def test_ema_is_its_recurrence_and_swaps_back() -> None:
+@pytest.mark.parametrize("warmup", [True, False])
+def test_ema_is_its_recurrence_and_swaps_back(warmup: bool) -> None:
     layer = torch.nn.Linear(2, 2, bias=False)
-    ema, expected = Ema(0.9, layer), layer.weight.detach().clone()
+    ema, expected = Ema(0.9, layer, warmup), layer.weight.detach().clone()
     for n in range(5):
         with torch.no_grad():
             layer.weight.add_(1.0)
         ema.update(layer.parameters())
-        keep = min(0.9, (1 + n) / (10 + n))
+        keep = min(0.9, (1 + n) / (10 + n)) if warmup else 0.9
         expected = keep * expected + (1 - keep) * layer.weight.detach()
     assert torch.allclose(ema.shadow[0], expected)
     trained = layer.weight.detach().clone()

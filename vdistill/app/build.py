@@ -278,4 +278,5 @@ def optim_of(config: Config, learner: str) -> OptimSpec:
         lr = (m.critic_lr if isinstance(m, MethodDmd2) else None) or o.critic_lr or lr
     ema = o.ema if learner == "student" else 0.0
     rates = token_rates(config.scales) if learner == "student" else judge_rates(m)
-    return OptimSpec(o.name, lr, (o.betas[0], o.betas[1]), o.weight_decay, o.warmup, o.decay, o.clip, ema, rates)
+    betas = (o.betas[0], o.betas[1])
+    return OptimSpec(o.name, lr, betas, o.weight_decay, o.warmup, o.decay, o.clip, ema, o.ema_warmup, rates)

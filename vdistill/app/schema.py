@@ -127,7 +127,15 @@ class Optim(Section):
     decay: Share = note(0.0, "share of the run, at its end, over which lr falls", "share")
     clip: float = note(1.0, "largest gradient norm", gt=0)
     ema: float = note(0.99, "decay of the weight average that is validated and exported; 0 for none", ge=0, lt=1)
+    ema_warmup: bool = note(
+        True, "the average begins with a short memory and forgets what the run started from; false where that is good"
+    )
     critic_lr: float | None = note(None, "learning rate of the critic; lr when left out", gt=0, le=10)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "ema_warmup" or not v}
 
 
 class Train(Section):

@@ -77,7 +77,7 @@ class Engine:
         for module in method.learners.values():
             module.to(self.accelerator.device)
         self.optim = {n: Optimizer(optim[n], m) for n, m in method.learners.items()}
-        self.ema = {n: Ema(optim[n].ema, m) for n, m in method.learners.items() if optim[n].ema}
+        self.ema = {n: Ema(optim[n].ema, m, optim[n].ema_warmup) for n, m in method.learners.items() if optim[n].ema}
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[Path] | None = None
 

@@ -18,7 +18,8 @@ HIDDEN = re.compile(r"(blocks|layers)\.\d+\.")
 @dataclass(frozen=True)
 class OptimSpec:
     """lr: peak; betas, weight_decay: AdamW's; warmup: steps of linear rise; decay: share of the run, at its end, over
-    which the rate falls linearly to a fiftieth; clip: gradient norm; ema: decay of the weight average, 0 for none.
+    which the rate falls linearly to a fiftieth; clip: gradient norm; ema: decay of the weight average, 0 for none;
+    ema_warmup: it begins with a short memory, and so forgets what the run started from.
     name "muon" trains the matrices inside blocks with Muon (Jordan et al. 2024) and everything else with AdamW. rates:
     dotted part of a parameter's name -> factor of lr for all that have it.
     """
@@ -31,6 +32,7 @@ class OptimSpec:
     decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.0
+    ema_warmup: bool = True
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def rate(self, step: int, total: int) -> float:
@@ -111,16 +113,16 @@ def groups(named: Sequence[tuple[str, nn.Parameter]], rates: Mapping[str, float]
 
 
 class Ema:
-    """Exponential moving average of parameters, with the usual warm-up min(decay, (1 + n) / (10 + n))."""
+    """Exponential moving average of parameters, with the usual warm-up min(decay, (1 + n) / (10 + n)), or without."""
 
-    def __init__(self, decay: float, module: nn.Module) -> None:
-        self.decay, self.updates = decay, 0
+    def __init__(self, decay: float, module: nn.Module, warmup: bool = True) -> None:
+        self.decay, self.updates, self.warmup = decay, 0, warmup
         self.names = [n for n, _ in module.named_parameters()]
         self.shadow = [p.detach().clone() for p in module.parameters()]
 
     @torch.no_grad()
     def update(self, params: Iterable[Tensor]) -> None:
-        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         self.updates += 1
         for shadow, p in zip(self.shadow, params, strict=True):
             shadow.lerp_(p.detach().to(shadow.dtype), 1 - keep)
