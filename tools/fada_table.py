@@ -16,7 +16,7 @@ from pathlib import Path
 from vdistill.app import config as configs
 from vdistill.app.build_scales import plan_of
 from vdistill.app.causal_file import read_causal
-from vdistill.app.demo_talk import FEW, STEPS, begins_of, teacher_of
+from vdistill.app.demo_talk import FEW, STEPS, talker, teacher_of
 from vdistill.app.models import clip_shape, open_model
 from vdistill.app.talk_exam import (
     HELD_OUT,
@@ -164,8 +164,7 @@ class Bench:
 
     def talker(self, run: str) -> Talking:
         _, about = teacher_of(self.name)
-        begins = begins_of(self.out / run / "student", about)
-        return Talking(self.student(run), self.scales[0], about.frames, about.height, begins)
+        return talker(self.student(run), self.out / run / "student", self.scales[0], about)
 
     def causal(self) -> Talking:
         """The student of the run "causal", which keeps its guidance in its weights."""

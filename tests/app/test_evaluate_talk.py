@@ -114,7 +114,7 @@ def test_long_clips_and_pictures_of_two_are_means_of_what_is_shown(
     name = student(tmp_path / "student")
     found = evaluated(tmp_path, name, "--seconds", "10", "--long", "2", "--duo", "2")
     said = capsys.readouterr().out
-    talker = Talking(open_model(name), {}, 9, 32, 0, 2)
+    talker = Talking(open_model(name), {}, 9, 32, steps=2)
     shown = [long(talker, 10.0, i, index=i).scores for i in (0, 1)]
     rows = found["long"]["clips"]
     for row, each in zip(rows, shown, strict=True):

@@ -21,6 +21,7 @@ from vdistill.app.speaker import session_of, speaker_of
 from vdistill.avatar.rates import SAMPLES
 from vdistill.avatar.session import Session
 from vdistill.core.errors import UserError
+from vdistill.core.rng import Rng
 from vdistill.data.encode import png
 from vdistill.data.sound import read_sound
 from vdistill.eval.aperture import aperture
@@ -60,10 +61,11 @@ def test_a_model_says_the_same_whatever_the_pieces(how: dict[str, int]) -> None:
     assert torch.equal(spoken(777, **how), whole)
 
 
-def test_a_block_begins_with_the_frames_before_it() -> None:
-    """What the network is shown of its past is what it made, to the bit."""
+@pytest.mark.parametrize(("back", "level"), [(None, 0.0), (2, 0.0), (None, 0.2)])
+def test_a_block_begins_with_the_frames_before_it(back: int | None, level: float) -> None:
+    """What the network is shown of its past is what it made, to the bit, or just that under noise of the level."""
     family = open_model(model())
-    speaker = speaker_of(family, clip().reference, 9, "a person speaks", scales={}, begins=2, steps=1)
+    speaker = speaker_of(family, clip().reference, 9, "a person speaks", scales={}, begins=2, level=level, steps=1)
     seen: list[Tensor] = []
     inner = family.net.x0
 
@@ -72,9 +74,13 @@ def test_a_block_begins_with_the_frames_before_it() -> None:
         return inner(x, t, cond, **how)  # type: ignore[arg-type]
 
     family.net.x0 = watch  # type: ignore[method-assign]
-    session = session_of(speaker)
+    session = session_of(speaker, back=back)
     made = torch.cat([c.frames for c in session.push(clip().sound) + session.finish()], 1)
-    assert torch.equal(seen[1][:, :, :2], family.codec.encode(made[None, :, 4:9]))
+    given = family.codec.encode(made[None, :, 9 - (1 if back is None else 5) : 9])
+    if level:
+        eps = Rng(0, turn="talk/3").normal("begin/eps", given.shape)
+        given = family.net.schedule.noise(given, eps, torch.full((1,), level, dtype=torch.float64))
+    assert torch.equal(seen[1][:, :, : back or 1], given)
 
 
 def test_a_file_has_the_frames_of_the_sound_and_the_sound_in_time(files: list[str], tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_a_file_has_the_frames_of_the_sound_and_the_sound_in_time(files: list[st
     lag = conv1d(heard[None, None, :30000], clip().sound[None, None, 2000:26000]).argmax().item() - 2000
     assert abs(lag) < SAMPLES / 8  # 5 ms
     told = json.loads(out.with_suffix(".json").read_text())
-    assert told["frames"] == 49 and told["passes"] == 3 * 3 * 11  # steps, passes, blocks
+    assert told["frames"] == 49 and told["passes"] == 3 * 3 * 6  # steps, passes, blocks
 
 
 def test_a_session_of_the_library_makes_what_the_command_makes(files: list[str], tmp_path: Path) -> None:
@@ -156,7 +162,7 @@ def test_a_model_that_was_not_trained_to_go_on_is_drawn_on(files: list[str], tmp
         (["--out", "x.gif"], "x.gif: is no name of an .mp4 file"),
         (["--box", "1,2"], "--box: expected X0,Y0,X1,Y1"),
         (["--box", "5,5,4,9"], "face.png: "),
-        (["--block", "3"], "session: 3 positions after 2 of the past, in clips of 3"),
+        (["--block", "3"], "session: 3 positions after 1 of the past, in clips of 3"),
         (["--audio-scale", "nan"], "--audio-scale"),
         (["--steps", "0"], "--steps"),
         (["--audio", "nothing.wav"], "nothing.wav: no such file"),

@@ -17,7 +17,8 @@ OWN = "own"  # solver: the scheduler of the folder
 class About:
     """frames, height, width: of a clip; steps, guidance, solver: how a teacher is sampled (a student has its times);
     frame_rate: that the network is told, in frames a second, 0 where that is its pipeline's own; scales: of a teacher
-    guided by several conditions, in the order of the chain; begins: latents of a clip before that it can go on from."""
+    guided by several conditions, in the order of the chain; begins: latents of a clip before that it can go on from;
+    begin_level: largest noise on them in training."""
 
     frames: int = 17
     height: int = 32
@@ -29,6 +30,12 @@ class About:
     frame_rate: float = 0.0
     scales: Mapping[str, float] = field(default_factory=dict)
     begins: int = 0
+    begin_level: float = 0.0
+
+    @property
+    def level(self) -> float:
+        """Noise that is put on what it goes on from: the middle of what it learned to forgive."""
+        return self.begin_level / 2
 
     def write(self, folder: Path) -> None:
         """Put it into a model folder."""

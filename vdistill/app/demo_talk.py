@@ -205,10 +205,7 @@ def measured(
         for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)) if "scales" in opened
     }  # fmt: skip
     response = {name: responses(opened[MAIN], few, shape, usual, name, values) for name, values in PROBES.items()}
-    talkers = {
-        name: Talking(family, usual, about.frames, about.height, begins_of(folders[name], about))
-        for name, family in opened.items() if name != "scales"
-    }  # fmt: skip
+    talkers = {name: talker(family, folders[name], usual, about) for name, family in opened.items() if name != "scales"}
     say(f"{LONG} clips of {seconds:g} s, and {SCENES} of two people who take turns")
     sessions = {name: realtime(talker) for name, talker in talkers.items()}
     longs = [long(talkers[MAIN], seconds, seed + i, index=i) for i in range(LONG)]
@@ -216,9 +213,11 @@ def measured(
     return Show(rows, made, given, errors, response, longs, duos, sessions)
 
 
-def begins_of(folder: Path, teacher: About) -> int:
-    """Latents of the past that a student goes on from: its own, or what its teacher was trained for."""
-    return told_by(folder).begins or teacher.begins
+def talker(family: StockFamily, folder: Path, scales: Mapping[str, float], teacher: About) -> Talking:
+    """A student in sessions; it goes on from the past as it learned to, or as its teacher did."""
+    own = told_by(folder)
+    past = own if own.begins else teacher
+    return Talking(family, scales, teacher.frames, teacher.height, past.begins, past.level)
 
 
 def ways(teacher: StockFamily, opened: Mapping[str, StockFamily], usual: Mapping[str, float]) -> dict[str, Way]:

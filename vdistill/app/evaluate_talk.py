@@ -46,7 +46,7 @@ ENDS = ("sync_pcc_first", "sync_pcc_last", "identity_error_first", "identity_err
 @dataclass(frozen=True)
 class Taken:
     """How a model takes the exam. shape: [C, T, H, W] of a clip's latents; scales: of a chain, or told; steps: of a
-    teacher or a student; begins: see `Talking`; causal: of a student that makes its clips block by block."""
+    teacher or a student; begins, level: see `Speaker`; causal: of a student that makes its clips block by block."""
 
     family: StockFamily
     shape: tuple[int, ...]
@@ -56,12 +56,15 @@ class Taken:
     steps: int
     seed: int = 0
     begins: int = 0
+    level: float = 0.0
     causal: Saved | None = None
 
     @property
     def talker(self) -> Talking:
         """The model for sessions."""
-        return Talking(self.family, self.scales, self.frames, self.size, self.begins, self.steps, self.causal)
+        return Talking(
+            self.family, self.scales, self.frames, self.size, self.begins, self.level, self.steps, self.causal
+        )
 
 
 def hears(family: StockFamily) -> bool:
@@ -134,7 +137,7 @@ def asked(family: StockFamily, known: About, args: argparse.Namespace) -> tuple[
     frames = args.frames or known.frames
     causal = read_causal(model_folder(args.model))
     taken = Taken(family, clip_shape(family, frames, height, height), frames, height, told_scales(family, known, args),
-                  steps_of(family, known, args), args.seed, known.begins, causal)  # fmt: skip
+                  steps_of(family, known, args), args.seed, known.begins, known.level, causal)  # fmt: skip
     if causal is not None:
         checked_blocks(taken, causal, args)
     return taken, clips

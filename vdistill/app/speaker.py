@@ -26,14 +26,16 @@ from .live import fingerprint
 from .models import clip_shape
 from .talk_clips import under
 
-BACK = 2  # latent positions of the past that a block goes on from: one alone has no motion in it
+BACK = 2  # latent positions of the past that a block is drawn towards: one alone has no motion in it
+SHOWN = 1  # those that a network is shown which was trained to go on from them: more of them carry a drift of looks on
 
 
 @dataclass
 class Speaker:
     """Makes blocks of one face. ref: [1, C, h, w], the face as one latent frame; shape: [C, T, H, W] of a clip's
     latents; net: the network under its scales, which asks `counted`; begins: positions of the past it was trained to
-    go on from, 0 for none, where it is drawn towards them (`Continued`); steps: of a teacher; last: the newest frames.
+    go on from, 0 for none, where it is drawn towards them (`Continued`); level: noise put on them, which a network that
+    learned so forgives, and errors of the past with it; steps: of a teacher; last: the newest frames.
     """
 
     family: StockFamily
@@ -43,6 +45,7 @@ class Speaker:
     shape: tuple[int, ...]
     text: Cond
     begins: int = 0
+    level: float = 0.0
     steps: int = 25
     seed: int = 0
     last: Tensor | None = field(default=None, repr=False)
@@ -62,7 +65,11 @@ class Speaker:
             assert self.last is not None
             given = 1 + temporal * (back - 1)
             known = family.codec.encode(self.last[None, :, -given:].to(family.device))
-            cond = continue_from(cond, known.to(noise), noise)
+            known = known.to(noise)
+            if self.level:
+                eps = rng.normal("begin/eps", known.shape).to(known)
+                known = self.net.schedule.noise(known, eps, torch.full((1,), self.level, dtype=torch.float64))
+            cond = continue_from(cond, known, noise)
         pixels = family.codec.decode(self.sampled(noise, cond, rng))[0].float().cpu()
         self.last = pixels[:, -(1 + temporal * (BACK - 1)) :]
         return pixels[:, given:]
@@ -85,7 +92,7 @@ class Speaker:
         """Positions of (the first block, each later one, the past it is shown), as many as go into a clip where none
         are asked for. UserError where a clip has no room for them."""
         length = self.shape[1]
-        back = min(self.begins or BACK, BACK, length - 1) if back is None else back
+        back = min(SHOWN if self.begins else BACK, length - 1) if back is None else back
         block = length - back if block is None else block
         if not 1 <= back < length or not 1 <= block <= length - back or back > BACK:
             what = f"{block} positions after {back} of the past, in clips of {length}"
@@ -123,6 +130,7 @@ def speaker_of(
     *,
     scales: Mapping[str, float],
     begins: int = 0,
+    level: float = 0.0,
     steps: int = 25,
     seed: int = 0,
 ) -> Speaker:
@@ -140,7 +148,7 @@ def speaker_of(
         raise UserError(what, "scales", "leave --audio-scale and --ref-scale out")
     ref = family.codec.encode(face[None, :, None].to(family.device))[:, :, 0].cpu()
     shape = clip_shape(family, frames, *face.shape[-2:])
-    return Speaker(family, net, counted, ref, shape, family.text([text]), begins, steps, seed)
+    return Speaker(family, net, counted, ref, shape, family.text([text]), begins, level, steps, seed)
 
 
 def session_of(speaker: Speaker, block: int | None = None, back: int | None = None) -> Session:

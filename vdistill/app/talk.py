@@ -229,7 +229,7 @@ def speaking(args: argparse.Namespace, family: StockFamily, known: About, pixels
     from .speaker import speaker_of
 
     speaker = speaker_of(
-        family, pixels, known.frames, args.text, scales=scales_of(args, known), begins=known.begins,
+        family, pixels, known.frames, args.text, scales=scales_of(args, known), begins=known.begins, level=known.level,
         steps=args.steps or known.steps, seed=args.seed,
     )  # fmt: skip
     spec = read_causal(model_folder(model_of(args)))

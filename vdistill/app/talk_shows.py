@@ -37,14 +37,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Talking:
-    """A model that talks. begins: latents of the past it goes on from; frames: of the clips it was made for; causal: of
-    a student with memory, how it makes block after block."""
+    """A model that talks. begins, level: see `Speaker`; frames: of the clips it was made for; causal: of a student with
+    memory, how it makes block after block."""
 
     family: StockFamily
     scales: Mapping[str, float]
     frames: int
     size: int
     begins: int = 0
+    level: float = 0.0
     steps: int = 25
     causal: Saved | None = None
 
@@ -52,7 +53,7 @@ class Talking:
         """It as the speaker of a picture."""
         speaker = speaker_of(
             self.family, picture, self.frames, text,
-            scales=self.scales, begins=self.begins, steps=self.steps, seed=seed,
+            scales=self.scales, begins=self.begins, level=self.level, steps=self.steps, seed=seed,
         )  # fmt: skip
         return speaker if self.causal is None else causal(speaker, self.causal)
 

@@ -190,9 +190,10 @@ def about_student(config: Config, built: Built) -> About:
         return About(*clip, steps, scale, m.name, frame_rate=rate)
     if told is not None:  # what it was told in training
         return About(*clip, steps, told, m.name, frame_rate=rate)
-    begins = m.begin.most if isinstance(m, MethodFlow | MethodMixed) and m.begin is not None else 0
+    begin = m.begin if isinstance(m, MethodFlow | MethodMixed) else None
+    begins, level = (begin.most, begin.level) if begin is not None else (0, 0.0)
     scales = v.scales or {} if built.times is None else {}  # a few-step student has them in its weights or tokens
-    return About(*clip, steps, v.guidance, m.name, frame_rate=rate, scales=scales, begins=begins)
+    return About(*clip, steps, v.guidance, m.name, frame_rate=rate, scales=scales, begins=begins, begin_level=level)
 
 
 @contextmanager
