@@ -201,7 +201,7 @@ def test_two_people_in_one_picture_talk_for_as_long_as_the_longer_sound(scene: l
     out = tmp_path / "talk.mp4"
     assert main(["talk", str(model()), *scene, "--steps", "1", "--out", str(out)]) == 0
     told = json.loads(out.with_suffix(".json").read_text())
-    assert told["frames"] == 25 and told["passes"] == 3 * 5  # blocks of one pass for each branch
+    assert told["frames"] == 25 and told["passes"] == 3 * 3  # blocks of one pass for each branch
 
 
 @pytest.mark.parametrize(
