@@ -138,6 +138,12 @@ def test_drifts_are_of_different_clips_and_their_means() -> None:
     assert {"drift_sync", "drift_identity"} < rows[0].keys() and found["seconds"] == 2.0
 
 
+def test_the_past_is_shown_as_it_is_in_scenes_and_under_noise_alone() -> None:
+    calm, rough = (Talking(open_model(model()), USUAL, 9, 32, 2, level, steps=1) for level in (0.0, 0.5))
+    assert torch.equal(both(calm, (scene := next(scenes(32)))).pixels, both(rough, scene).pixels)
+    assert not torch.equal(long(calm, 2.0).pixels, long(rough, 2.0).pixels)
+
+
 def test_in_every_scene_of_two_both_have_a_turn() -> None:
     some = [*islice(scenes(16, 3.0), 2)]
     assert some[0].key != some[1].key

@@ -131,10 +131,12 @@ def together(sounds: Sequence[Sound]) -> Tensor:
 @torch.no_grad()
 def spoken(speaker: Speaker, scene: Scene, block: int | None = None, meter: Meter | None = None) -> Iterator[Tensor]:
     """Frames [3, n, H, W] of a scene, block after block, as many as the sound has whole frames. UserError for less than
-    one. speaker: made for the scene's picture; meter: is told what each block took."""
+    one. speaker: made for the scene's picture; meter: is told what each block took. The past is shown as it is here:
+    noise on it hides that a silent mouth is closed (docs/log.md)."""
     total, meter = scene.tracks.shape[1] // SAMPLES, meter or Meter(0.0)
     if not total:
         raise UserError(f"lasts {scene.tracks.shape[1] / RATE:.3f} s, less than one frame", "--speaker")
+    speaker.level = 0.0
     first, block, back = speaker.room(block, None)
     cond = told(speaker, scene, total)
     at = 0
