@@ -145,11 +145,14 @@ class Bench:
     # -- A4 ----------------------------------------------------------------------------------------------------------
 
     def supervision(self) -> dict[str, tuple[str, Row]]:
-        runs = ["data_raw_region", "data_delta_region", "data_unit_region", "data_delta_const", "data_delta_by_quality",
-                "data_delta_disagreement", "data_delta_gradnorm", "data_only", "data_delta_slow",
-                "data_delta_slow_quality"]  # fmt: skip
-        named = {"teacher only": "scales"} | {run.removeprefix("data_").replace("_", ", "): run for run in runs}
-        return {f"A4/{name}": (run, partial(self.learned, run)) for name, run in named.items()}
+        runs = {
+            "teacher only": "scales", "raw, region": "data_raw_region", "delta, region": "data_delta_region",
+            "unit, region": "data_unit_region", "delta, const": "data_delta_const",
+            "delta, by quality": "data_delta_by_quality", "delta, disagreement": "data_delta_disagreement",
+            "delta, gradnorm": "data_delta_gradnorm", "data alone": "data_only",
+            "delta, region, slow, replaces": "data_delta_slow", "the same, quality token": "data_delta_slow_quality",
+        }  # fmt: skip
+        return {f"A4/{name}": (run, partial(self.learned, run)) for name, run in runs.items()}
 
     def learned(self, run: str) -> dict[str, float]:
         """Sync, identity error and jitter without guidance and with the usual scales, in 25 steps of one pass."""
