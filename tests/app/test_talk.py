@@ -17,7 +17,7 @@ from torch.nn.functional import conv1d
 import vdistill
 from vdistill.app import cli
 from vdistill.app.models import open_model
-from vdistill.app.speaker import session_of, speaker_of
+from vdistill.app.speaker import Speaker, session_of, speaker_of
 from vdistill.avatar.rates import SAMPLES
 from vdistill.avatar.session import Session
 from vdistill.core.errors import UserError
@@ -127,6 +127,11 @@ def test_a_session_that_is_kept_goes_on_to_the_bit(cut: int, tmp_path: Path) -> 
         again.push(sound)
     with pytest.raises(UserError, match="session state: is of steps 1, this session has 2"):
         begun(steps=2).restore(kept)
+    rough = begun()
+    assert isinstance(rough.make, Speaker)
+    rough.make.level = 0.2
+    with pytest.raises(UserError, match=r"session state: is of level 0, this session has 0\.2"):
+        rough.restore(kept)
     large = begun(torch.zeros(3, 64, 64))
     with pytest.raises(UserError, match="is of pixels 32x32, this session has 64x64"):
         large.restore(kept)

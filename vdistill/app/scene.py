@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -136,7 +136,7 @@ def spoken(speaker: Speaker, scene: Scene, block: int | None = None, meter: Mete
     total, meter = scene.tracks.shape[1] // SAMPLES, meter or Meter(0.0)
     if not total:
         raise UserError(f"lasts {scene.tracks.shape[1] / RATE:.3f} s, less than one frame", "--speaker")
-    speaker.level = 0.0
+    speaker = replace(speaker, level=0.0)
     first, block, back = speaker.room(block, None)
     cond = told(speaker, scene, total)
     at = 0

@@ -104,7 +104,8 @@ class Speaker:
         _, _, high, wide = self.shape
         spatial = self.family.codec.spatial
         return {"pixels": f"{high * spatial}x{wide * spatial}", "steps": str(self.family.times or self.steps),
-                "dtype": str(self.family.network_of().dtype), "weights": fingerprint(self.family)}  # fmt: skip
+                "level": f"{self.level:g}", "dtype": str(self.family.network_of().dtype),
+                "weights": fingerprint(self.family)}  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:
         """The face, the text, the seed and the newest frames."""
