@@ -27,6 +27,7 @@ from vdistill.app.talk_exam import (
     paper,
     rendered,
     responses,
+    said,
     scale_points,
     scores,
     target_error,
@@ -39,7 +40,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs/avatar/talker_scales.yam
 JOINT = {"ref+audio": 2.0}
 TITLES = {
     "A1": "Passes",
-    "A2": "How scales are told: error to the guided target, and whether sync and identity follow their scales",
+    "A2": "How scales are told: error to the guided target over what guidance does; sync, identity by scale",
     "A4": "Supervision by clips of which half are damaged; at (1, 1) and at the usual scales",
     "A7": "Long clips: the first and the last five seconds",
     "A8": "Two people in one picture: aperture energy of who is silent over that of who speaks",
@@ -131,10 +132,10 @@ class Bench:
         family, (usual, most) = self.student(run), self.scales
         spec = configs.load(CONFIG).scales
         assert spec is not None
-        plan, found = plan_of(spec), dict[str, float]()
+        plan, found, ask = plan_of(spec), dict[str, float](), partial(said, family, family.net)
         for where, points in (("usual", [usual]), ("in range", scale_points(most, IN_RANGE)),
                               ("held out", scale_points(most, HELD_OUT))):  # fmt: skip
-            found[f"error, {where}"] = target_error(family, teacher, plan, few, points)
+            found[f"error, {where}"] = target_error(ask, teacher, plan, few, points).of_guidance
         for name, key, up in (("audio", "sync_pcc", 1), ("ref", "identity_error", -1)):
             rows = responses(family, few, shape, usual, name, (1.0, usual[name], most[name]))
             values = [row[key] for row in rows]

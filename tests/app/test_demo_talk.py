@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,16 @@ from vdistill.app.demo_talk import STAGES, Show, page_of, teacher_of, ways
 from vdistill.app.demos import recipe
 from vdistill.app.generate import Sampled
 from vdistill.app.models import clip_shape, open_model
+from vdistill.app.talk_clips import under
 from vdistill.app.talk_exam import (
     HELD_OUT,
     IN_RANGE,
     Paper,
+    TargetError,
     guided_way,
     paper,
     rendered,
+    said,
     scale_points,
     scores,
     target_error,
@@ -33,6 +37,7 @@ from vdistill.app.talk_exam import (
 )
 from vdistill.app.talk_report import Film, render
 from vdistill.app.talk_shows import Shown, drift, on_average
+from vdistill.core.denoiser import Denoiser
 from vdistill.data.encode import png
 from vdistill.families.stock import StockFamily
 from vdistill.worlds.talker.duo import Duo, DuoClip
@@ -53,15 +58,28 @@ def newborn() -> StockFamily:
     return with_tokens(family, recipe("demo_talk.yaml", 0).scales)
 
 
-def told_apart(student: StockFamily) -> float:
+def errors_of(ask: Callable[[Mapping[str, float]], Denoiser]) -> TargetError:
     config = recipe("demo_talk.yaml", 0)
     assert config.scales is not None
     points = scale_points({"ref": 3.0, "audio": 4.0}, IN_RANGE)
-    return target_error(student, open_model(model()), plan_of(config.scales), given(), points)
+    return target_error(ask, open_model(model()), plan_of(config.scales), given(), points)
 
 
 def test_a_student_that_ignores_its_scales_misses_all_that_guidance_does() -> None:
-    assert told_apart(newborn()) == 1.0
+    found = errors_of(partial(said, newborn(), newborn().net))
+    assert found.of_guidance == 1.0 and found.relative == found.ignorant > 0
+
+
+def test_error_to_the_guided_target_is_what_guidance_is_left_to_do() -> None:
+    """A chain is linear in scales - 1, so who is guided three quarters as much misses a quarter."""
+    teacher = open_model(model())
+
+    def short(point: Mapping[str, float]) -> Denoiser:
+        return under(teacher.net, {name: 1 + 0.75 * (scale - 1) for name, scale in point.items()})
+
+    found = errors_of(short)
+    assert found.of_guidance == pytest.approx(0.25, rel=1e-4)
+    assert found.relative == pytest.approx(0.25 * found.ignorant, rel=0.01)
 
 
 def test_scales_held_out_are_past_those_that_were_learned() -> None:
@@ -141,7 +159,8 @@ def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
     rows = {name: {**row, "passes": 75 if name == "teacher" else 6} for name in names}
     made = {name: Sampled(clips, 6, 0.5) for name in names}
     duo = Shown(clips[0], long.sound, {"crosstalk": 0.03})
-    show = Show(rows, made, given(), {"in_range": 0.1, "held_out": 0.2}, response, [long], [duo], {"ours4": live})
+    errors = {where: TargetError(0.1, 0.2, 0.5) for where in ("in_range", "held_out")}
+    show = Show(rows, made, given(), errors, response, [long], [duo], {"ours4": live})
     found = show.summary() | {"clips": 2, "seconds": 10, "seed": 0, "machine": "here", "teacher_model": "<talker>",
                               "wall_s": 60.0, "peak_rss_gib": 1.0}  # fmt: skip
     film = Film(b"mp4", clips[0, :, 0])
@@ -254,7 +273,10 @@ def test_it_distils_measures_and_writes_a_page(tmp_path: Path) -> None:
     assert {name: found[name]["passes"] for name in passes} == passes
     keys = ("sync_pcc", "identity_error", "jitter", "seconds_per_clip")
     assert all(isinstance(found[name][key], float) for name in passes for key in keys)
-    single = ("target_error_in_range", "target_error_held_out", "drift_60s", "duo_leak", "session_realtime_factor")
+    errors = [
+        f"{what}_error_{where}" for what in ("target", "ignorant", "guidance") for where in ("in_range", "held_out")
+    ]
+    single = (*errors, "drift_60s", "duo_leak", "session_realtime_factor")
     assert all(isinstance(found[key], float) for key in single)
     text = (out / "report.html").read_text()
     assert text.count("<video") == 2 + 2 * 7 and not re.search(r'(src|href)="(?!data:)', text)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from .talk_exam import (
     HELD_OUT,
     IN_RANGE,
     Paper,
+    TargetError,
     Way,
     guided_way,
     paper,
     rendered,
     responses,
+    said,
     scale_points,
     scores,
     target_error,
@@ -149,7 +152,7 @@ class Show:
     rows: dict[str, dict[str, float]]
     made: dict[str, Sampled]
     given: Paper
-    errors: dict[str, float]
+    errors: dict[str, TargetError]
     response: dict[str, list[dict[str, float]]]
     longs: Sequence[Shown]
     duos: Sequence[Shown]
@@ -171,7 +174,9 @@ class Show:
             **self.rows,
             "main": MAIN,
             "against_teacher": against,
-            **{f"target_error_{where}": error for where, error in self.errors.items()},
+            **{f"target_error_{where}": error.relative for where, error in self.errors.items()},
+            **{f"ignorant_error_{where}": error.ignorant for where, error in self.errors.items()},
+            **{f"guidance_error_{where}": error.of_guidance for where, error in self.errors.items()},
             "sync_by_audio_scale": {f"{r['scale']:g}": r["sync_pcc"] for r in self.response["audio"]},
             "identity_by_ref_scale": {f"{r['scale']:g}": r["identity_error"] for r in self.response["ref"]},
             "drift_60s": live["drift"],
@@ -200,10 +205,11 @@ def measured(
     made = {name: rendered(way, given, shape, seed) for name, way in ways(teacher, opened, usual).items()}
     rows = {name: scores(each, given) for name, each in made.items()}
     say("measuring scales: in the range that was learned, and beyond it")
-    errors = {
-        where: target_error(opened["scales"], teacher, plan_of(config.scales), few, scale_points(most, shares))
-        for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)) if "scales" in opened
-    }  # fmt: skip
+    errors = {}
+    if student := opened.get("scales"):
+        ask, plan = partial(said, student, student.net), plan_of(config.scales)
+        for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)):
+            errors[where] = target_error(ask, teacher, plan, few, scale_points(most, shares))
     response = {name: responses(opened[MAIN], few, shape, usual, name, values) for name, values in PROBES.items()}
     talkers = {name: talker(family, folders[name], usual, about) for name, family in opened.items() if name != "scales"}
     say(f"{LONG} clips of {seconds:g} s, and {SCENES} of two people who take turns")
@@ -238,9 +244,10 @@ def spoken_lines(found: Mapping[str, Any]) -> Sequence[str]:
     ]
     return [
         *lines,
-        *(f"error to the guided target, {where}: {found[key]:.3f}"
-          for where, key in (("in range", "target_error_in_range"), ("beyond it", "target_error_held_out"))
-          if key in found),
+        *(f"error to the guided target, {name}: {found[f'target_error_{where}']:.3f} of it; who ignores the scales: "
+          f"{found[f'ignorant_error_{where}']:.3f}"
+          for name, where in (("in range", "in_range"), ("beyond it", "held_out"))
+          if f"target_error_{where}" in found),
         f"drift over {found['seconds']:g} s: {found['drift_60s']:+.1%}; leak between two speakers: "
         f"{found['duo_leak']:.3f}; session: {found['session_realtime_factor']:.2f} x real time",
     ]  # fmt: skip

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..core.denoiser import Denoiser
 from ..core.plan import Plan
@@ -122,17 +123,31 @@ def scale_points(most: Mapping[str, float], shares: Sequence[Sequence[float]]) -
     return [{name: 1 + a * (most[name] - 1) for name, a in zip(most, row, strict=True)} for row in shares]
 
 
+@dataclass(frozen=True)
+class TargetError:
+    """How far one pass told the scales is from the teacher guided by them, u from û, both velocities (x_t - x0) / t.
+
+    relative: |u - û| / |û|. ignorant: the same of the teacher's conditional pass, so of a student that ignores its
+    scales. of_guidance: |u - û| / |û - u_cond|, the error over what guidance does: 1 for that student. Each is a mean
+    over points of scales; norms are over all clips, noised to the five TIMES."""
+
+    relative: float
+    ignorant: float
+    of_guidance: float
+
+
 @torch.no_grad()
 def target_error(
-    student: StockFamily, teacher: StockFamily, plan: Plan, given: Paper, points: Sequence[Mapping[str, float]]
-) -> float:
-    """How far one pass told the scales is from the teacher guided by them, over what guidance does: the mean over
-    `points` of |u(s) - û(s)| / |û(s) - u_cond|, u the velocity (x_t - x0) / t, û the guided teacher's and u_cond its
-    conditional pass. Norms are over all clips, noised to the five TIMES. 1 would be a student that ignores its scales.
-    """
+    ask: Callable[[Mapping[str, float]], Denoiser],
+    teacher: StockFamily,
+    plan: Plan,
+    given: Paper,
+    points: Sequence[Mapping[str, float]],
+) -> TargetError:
+    """Over `points` of scales. ask: the student told such a point."""
     net, cond = teacher.net, told(teacher, given.clips, given.captions)
     x = teacher.codec.encode(torch.stack([clip.frames for clip in given.clips]).to(teacher.device))
-    wrong, push = torch.zeros(len(points)), torch.zeros(len(points))
+    wrong, push, whole = (torch.zeros(len(points)) for _ in range(3))
     for i, now in enumerate(TIMES):
         t = torch.full((len(x),), now, dtype=torch.float64, device=x.device)
         xt = net.schedule.noise(x, Rng(i).normal("target", x.shape, like=x), t)
@@ -140,10 +155,14 @@ def target_error(
         for k, point in enumerate(points):
             scales = {name: torch.full((len(x),), s, device=x.device, dtype=x.dtype) for name, s in point.items()}
             goal = plan.x0(net, xt, t, cond, scales, max_batch=32)
-            made = said(student, student.net, point).x0(xt, t, cond)
-            wrong[k] += float(((made - goal) / spread(t, x)).square().sum())
-            push[k] += float(((goal - plain) / spread(t, x)).square().sum())
-    return float((wrong / push).sqrt().mean())
+            made = ask(point).x0(xt, t, cond)
+            for total, far in ((wrong, made - goal), (push, goal - plain), (whole, xt - goal)):
+                total[k] += float((far / spread(t, x)).square().sum())
+
+    def ratio(over: Tensor, under: Tensor) -> float:
+        return float((over / under).sqrt().mean())
+
+    return TargetError(ratio(wrong, whole), ratio(push, whole), ratio(wrong, push))
 
 
 def responses(
