@@ -113,6 +113,19 @@ def test_a_talker_is_planned_with_its_adapters_and_what_they_read(scope: str, tm
     assert found.flops.total() == pytest.approx(flops, rel=0.02)
 
 
+def test_pictures_of_two_people_are_planned_as_often_as_they_come(tmp_path: Path) -> None:
+    small = ["data.takes=2", "optim.name=adamw"]
+    config = load(TALKER, [*small, "data.duo=1.0"])
+    built = build(config)
+    made = {step: built.source(step, 0) for step in range(3)}
+    _, peak, flops = measured(config, replace(built, source=lambda step, micro: made[step]), tmp_path)
+    one, often, two = (planned(load(TALKER, [*small, f"data.duo={share}"])) for share in (0.0, 0.25, 1.0))
+    assert two.updates["student"].peak == pytest.approx(peak, rel=0.1)
+    assert two.flops.total() == pytest.approx(flops, rel=0.02)
+    assert often.flops.total() == pytest.approx(0.75 * one.flops.total() + 0.25 * two.flops.total(), rel=1e-6)
+    assert often.peak == two.peak > one.peak
+
+
 def test_a_causal_talker_is_planned_too(tmp_path: Path) -> None:
     small = [f"family.path={model()}", "family.size=32", "family.frames=9", "data.takes=2", "data.take=17"]
     config = load(TALKER.with_name("talker_causal_forcing.yaml"), [*small, "train.batch=2", "train.precision=no"])

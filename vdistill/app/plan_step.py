@@ -27,7 +27,7 @@ from .models import clip_shape
 from .plan_listen import Listener, repeated
 from .plan_memory import Opened, Simulated, Update, mean
 from .plan_sizes import bytes_of, counted, net_of, states, stepping, trained, weights
-from .plan_talk import adapter_count, talking
+from .plan_talk import adapter_count, batches, of_two
 from .plan_watch import AsOnGpu, Watch
 from .schema import Config, DataMedia, DataShapes, DataTalker
 from .schema_adversarial import MethodJudgedConsistency
@@ -84,9 +84,13 @@ def simulate(config: Config, opened: Opened, gpu: bool = True, gpus: int = 1) ->
         held = {f"weights: {name}": bytes_of([module]) for name, module in others.items()}
         batch = config.train.batch
         cond = Cond(empty_conditions(told, batch), {}, empty_conditions(told, 1))
-        given = talking(config, family, Batch(torch.zeros(batch, *shape), cond))
-        run = _Run(config, roles, given, watch, gpu, gpus)
-        found = mean([(share, run.simulated(method, parts, held)) for share, method in methods])
+        found = mean(
+            [
+                (share * often, _Run(config, roles, given, watch, gpu, gpus).simulated(method, parts, held))
+                for often, given in batches(config, family, Batch(torch.zeros(batch, *shape), cond))
+                for share, method in methods
+            ]
+        )
         return replace(found, between=between(config, family, shape, watch))
 
 
@@ -105,7 +109,9 @@ def between(config: Config, family: StockFamily, shape: tuple[int, ...], watch: 
     if media:
         assert not isinstance(config.family, FamilyAnalytic)
         count = max(1 if isinstance(part, DataMedia) else config.train.batch for part in media)
-        most(f"encoding {clips(count)}", family.codec.encode, count, 3, *config.family.clip)
+        frames, height, width = config.family.clip
+        width *= 2 if of_two(config) else 1
+        most(f"encoding {clips(count)}", family.codec.encode, count, 3, frames, height, width)
     if config.validation.every:
         count = min(len(config.validation.prompts) or SHOWN, Plan().batch)
         most(f"decoding {clips(count)}", family.codec.decode, count, *shape)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
+from ..avatar.conditions import of_several
 from ..core.cond import Cond
 from ..core.losses.mixed import QUALITY
 from ..core.step import Batch
@@ -21,6 +23,33 @@ def adapter_count(family: StockFamily) -> dict[str, int]:
     """Parameters of a family's adapters, if it has some."""
     found = adapters_of(family)
     return {} if found is None else {"adapters": sum(p.numel() for p in found.parameters())}
+
+
+def batches(config: Config, family: StockFamily, batch: Batch) -> Iterator[tuple[float, Batch]]:
+    """(share, batch with what adapters read): of one person, and of two in a picture twice as wide; inside `hollow`."""
+    share = of_two(config)
+    if share < 1:
+        yield 1 - share, talking(config, family, batch)
+    if share:
+        yield share, several(talking(config, family, replace(batch, x=torch.cat([batch.x, batch.x], -1))))
+
+
+def of_two(config: Config) -> float:
+    """Share of the batches that show two people."""
+    parts = parts_of(config)
+    weights = getattr(config.data, "weights", ()) or [1.0] * len(parts)
+    shares = [part.duo if isinstance(part, DataTalker) else 0.0 for part in parts]
+    return sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights)
+
+
+def several(batch: Batch) -> Batch:
+    """A batch of one person, with a sound and a mask for each of two."""
+    n, _, length, high, wide = batch.x.shape
+    sound = batch.cond.along["audio"]
+    heard = sound[:, :, None].expand(-1, -1, 2, *sound.shape[2:])
+    return replace(
+        batch, cond=of_several(batch.cond, heard, torch.ones(n, length, 2), torch.ones(n, length, 2, high, wide))
+    )
 
 
 def talking(config: Config, family: StockFamily, batch: Batch) -> Batch:
