@@ -165,6 +165,7 @@ def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
                               "wall_s": 60.0, "peak_rss_gib": 1.0}  # fmt: skip
     film = Film(b"mp4", clips[0, :, 0])
     page = render(page_of(show, found, (film, film), {"ours4": Path("runs/ours4/student")}))
+    assert "of its length; 0.2 if scales were ignored" in page
     assert "means over 1 such sessions" in page and "mean over 1 such scenes" in page
     assert page.count("<video controls") == 2 and page.count('class="clip"') == 2 * (1 + len(names))
     assert not re.search(r'(src|href)="(?!data:)', page) and "&lt;talker&gt;" in page and "12.5×" in page

@@ -23,6 +23,7 @@ from vdistill.app.plan_memory import Simulated
 from vdistill.app.plan_step import simulate
 from vdistill.app.plan_watch import Watch
 from vdistill.app.schema import Config
+from vdistill.core.errors import UserError
 from vdistill.core.rng import Rng
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,13 @@ def test_pictures_of_two_people_are_planned_as_often_as_they_come(tmp_path: Path
     assert two.flops.total() == pytest.approx(flops, rel=0.02)
     assert often.flops.total() == pytest.approx(0.75 * one.flops.total() + 0.25 * two.flops.total(), rel=1e-6)
     assert often.peak == two.peak > one.peak
+
+
+def test_two_people_are_not_planned_for_a_model_that_does_not_hear(tmp_path: Path) -> None:
+    data = {"name": "talker", "frames": 9, "size": 64, "duo": 0.5}
+    config = tiny(tmp_path, method={"name": "flow"}, data=data, family=WORLD)
+    with pytest.raises(UserError, match="does not hear"):
+        planned(config)
 
 
 def test_a_causal_talker_is_planned_too(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ..core.losses.mixed import QUALITY
 from ..core.step import Batch
 from ..families.stock import StockFamily
 from ..worlds.talker.clips import MASKS
-from .build_avatar import adapters_of
+from .build_avatar import adapters_of, conditions_of
 from .schema import Config, DataTalker
 from .schema_avatar import DataTalking
 from .texts import parts_of
@@ -26,11 +26,13 @@ def adapter_count(family: StockFamily) -> dict[str, int]:
 
 
 def batches(config: Config, family: StockFamily, batch: Batch) -> Iterator[tuple[float, Batch]]:
-    """(share, batch with what adapters read): of one person, and of two in a picture twice as wide; inside `hollow`."""
+    """(share, batch with what adapters read): of one person, and of two in a picture twice as wide; inside `hollow`.
+    UserError where two are shown to a model that does not hear."""
     share = of_two(config)
     if share < 1:
         yield 1 - share, talking(config, family, batch)
     if share:
+        conditions_of(family)
         yield share, several(talking(config, family, replace(batch, x=torch.cat([batch.x, batch.x], -1))))
 
 
@@ -47,9 +49,8 @@ def several(batch: Batch) -> Batch:
     n, _, length, high, wide = batch.x.shape
     sound = batch.cond.along["audio"]
     heard = sound[:, :, None].expand(-1, -1, 2, *sound.shape[2:])
-    return replace(
-        batch, cond=of_several(batch.cond, heard, torch.ones(n, length, 2), torch.ones(n, length, 2, high, wide))
-    )
+    where = torch.ones(n, length, 2, high, wide)
+    return replace(batch, cond=of_several(batch.cond, heard, where[..., 0, 0], where))
 
 
 def talking(config: Config, family: StockFamily, batch: Batch) -> Batch:

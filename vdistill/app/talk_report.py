@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,12 +149,18 @@ def render(report: TalkReport) -> str:
 def tiles(found: Mapping[str, Any]) -> str:
     """The headline numbers that are there, each with what it means."""
     flat = dict(found) | {f"main_{key}": value for key, value in found["against_teacher"][found["main"]].items()}
+    beside = f"of its length; {number(found.get('ignorant_error_in_range', math.nan))} if scales were ignored"
     shown: list[Tile] = [
         ("main_passes", exact, "fewer passes", "four of one pass, against the teacher’s 25 of three"),
         ("main_speedup", times, "faster", "wall-clock time per clip"),
         ("main_sync_pcc", percent, "of the teacher’s sync", "Sync-PCC on people and voices nobody has seen"),
         ("main_identity_error", percent, "of its identity error", "the same clips; lower is better"),
-        ("target_error_in_range", number, "error to the guided target", "of its length, scales in range"),
+        (
+            "target_error_in_range",
+            number,
+            "error to the guided target",
+            beside,
+        ),
         ("drift_60s", percent, "lost to the end", f"of sync or identity, over {found['seconds']:g} s"),
         ("session_realtime_factor", times, "real time", "a live session of the four-step student"),
         ("duo_leak", percent, "leak", "of the one who speaks into the one who is silent"),
