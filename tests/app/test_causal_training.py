@@ -31,6 +31,11 @@ STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
     "guidance": ({"name": "guidance", "scale_low": 2, "scale_high": 2, "times": [1.0, 0.6], "inputs": "mix"}, {}),
+    "resampled": ({"name": "forcing", "own_scale": 2}, {"resample": {}}),
+    "mended": (
+        {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix"},
+        {"resample": {"levels": [0.4, 0.9], "rounds": 2}},
+    ),
     "causal_teacher": (ROLLED, {"teacher": "causal", "window": 4, "whole": True}),
     "causvid": ({**DMD2, "inputs": "data"}, {}),
     "self_forcing": (ROLLED, {"last": 2, "level": 0.05}),
@@ -191,6 +196,11 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("forcing", {"method": {"name": "forcing", "kind": "diffusion", "own": 0.5}}, "method.own"),
         ("guidance", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 2}}, "method.scale_low"),
         ("guidance", {"method": {**STAGES["guidance"][0], "inputs": "bank"}}, "method.inputs"),
+        ("mended", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 1}}, "method.times"),
+        ("resampled", {"method": {"name": "forcing", "kind": "diffusion"}}, "causal.resample"),
+        ("self_forcing", {"causal": {"resample": {}}}, "causal.resample"),
+        ("resampled", {"causal": {"resample": {"levels": [0.0, 0.5]}}}, "levels"),
+        ("resampled", {"causal": {"resample": {"levels": [0.9, 0.5]}}}, "levels"),
     ],
 )
 def test_what_does_not_go_together_is_said_with_its_key(

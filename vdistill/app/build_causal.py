@@ -14,6 +14,7 @@ from ..causal.forcing import Forcing, ForcingConfig
 from ..causal.long_tuning import Again, Longer, LongTuning, checked_length
 from ..causal.noised import NoisedBlocks
 from ..causal.ode_init import AfterCleanPath, OdeInit
+from ..causal.resampled import Resampled
 from ..causal.rolling import Either, Rolling
 from ..causal.rollout import Plan, SelfForcing
 from ..causal.student import Past
@@ -24,7 +25,7 @@ from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, Told
 from ..core.scope import Roles
-from ..core.step import Batch, Generate, Method, See, alone
+from ..core.step import Batch, Generate, Method, See, Shown, alone, true_past
 from ..data.bank import OnTrajectory
 from ..families.stock import StockFamily
 from .build_family import tuned
@@ -81,7 +82,7 @@ def causal_method(config: Config, family: StockFamily, roles: Roles) -> tuple[Me
             m.drops,
         )
         maker = guided(student, family.guided_by, m.own_scale, config.train.guidance_batch)
-        return Forcing(forcing, layout, student, module, maker), None
+        return Forcing(forcing, layout, student, module, maker, past_of(config, family)), None
     assert isinstance(m, MethodOdeInit | MethodCausalConsistency)
     times = m.times or tuple(family.net.schedule.grid(m.steps)[:-1].tolist())
     teacher = guided(roles.teacher, family.guided_by, m.scale, config.train.guidance_batch)
@@ -104,6 +105,16 @@ def see_of(config: Config, family: object) -> See:
         return alone
     past = isinstance(config.method, MethodGuidance) or causal.teacher == "causal"
     return Past(causal.layout(unit_of(family)), unit_of(family)) if past else alone
+
+
+def past_of(config: Config, family: object) -> Shown:
+    """What a causal student of the config is shown of a clip in training."""
+    causal, m = config.causal, config.method
+    if causal is None or causal.resample is None or not isinstance(family, StockFamily):
+        return true_past
+    times = m.own_times if isinstance(m, MethodForcing) else getattr(m, "times", None) or ()
+    again = causal.resample
+    return Resampled(plan_of(causal, times, unit_of(family)), *again.levels, again.rounds)
 
 
 def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:

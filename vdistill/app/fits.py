@@ -204,6 +204,11 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
         yield "causal.teacher", "belongs to dmd2; other methods of causal students have causal teachers; leave it out"
     if causal.teacher == "causal" and method.name == "dmd2" and method.gan_weight:
         yield "method.gan_weight", "the GAN looks at whole clips, which a causal critic does not see; use 0"
+    if causal.resample is not None:
+        if method.name != "guidance" and (method.name != "forcing" or method.kind != "teacher"):
+            yield "causal.resample", "belongs to guidance, and to forcing of kind: teacher; leave it out"
+        if method.name == "guidance" and method.times is None:
+            yield "method.times", "pasts are made anew in the student's own steps; say them: [1.0, 0.9, 0.75, 0.5]"
     if method.name == "guidance" and method.inputs == "bank":
         yield "method.inputs", "a bank's clips were made whole; a causal student takes data, backward or mix"
     if method.name == "guidance" and method.scale_low < method.scale_high:

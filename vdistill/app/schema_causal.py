@@ -10,9 +10,22 @@ from ..causal.layout import Layout
 from ..core.errors import UserError
 from .schema_drop import Dropping
 from .schema_steps import FewSteps
-from .section import Few, LocalPath, Section, Share, fault, note
+from .section import Few, Interval, LocalPath, Section, Share, fault, note
 
 Weighting = Literal["flow", "v", "uniform", "snr"]
+
+
+class Resampling(Section):
+    """Training shows pasts that the student has made anew from part of their noise, and asks for what truly follows."""
+
+    levels: Interval = note((0.5, 0.85), "the level of noise they are made anew from is drawn between", "t, 1 = noise")
+    rounds: int = note(1, "so many times, one after the other", ge=1, le=8)
+
+    @model_validator(mode="after")
+    def _some_noise(self) -> Resampling:
+        if not self.levels[0]:
+            raise fault("levels", "must begin above 0, which would change nothing")
+        return self
 
 
 class Causal(Section):
@@ -63,6 +76,11 @@ class Causal(Section):
         "otherwise they stop at a random one and learn there",
     )
     through: bool = note(False, "let the loss of a block reach the ones before it through what is remembered")
+    resample: Resampling | None = note(
+        None,
+        "clean pasts of training as the student's own errors leave them, where the truth says how it goes on, so that "
+        "a stream mends itself (Resampling Forcing); true ones when left out",
+    )
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"
     )

@@ -58,6 +58,15 @@ def alone(net: Denoiser, x: Tensor) -> Denoiser:
     return net
 
 
+Shown = Callable[[Denoiser, Tensor, Cond, Rng], Tensor]
+"""What a network that goes on from clean samples x [B, C, T, ...] is shown of them, of x's shape."""
+
+
+def true_past(net: Denoiser, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
+    """The samples themselves."""
+    return x
+
+
 class Generate(Protocol):
     """How a student makes a sample for training: one pass, several, or a whole rollout."""
 

@@ -17,7 +17,7 @@ from ..core.guided import PerSample
 from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Loss, See, alone
+from ..core.step import Batch, Loss, See, Shown, alone, true_past
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class GuidanceConfig:
 
 class GuidanceDistillation:
     """One learner, "student", which may read the scale from Cond field "guidance" [B]; inputs: where x_t comes from;
-    see: what both networks are shown of the batch's samples."""
+    see: what both networks are shown of the batch's samples; past: which of those the student is shown, where that is
+    not the truth that its teacher is shown."""
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class GuidanceDistillation:
         module: nn.Module,
         inputs: Inputs,
         see: See = alone,
+        past: Shown = true_past,
     ) -> None:
-        self.cfg, self.teacher, self.student, self.inputs, self.see = cfg, teacher, student, inputs, see
+        self.cfg, self.teacher, self.student, self.inputs = cfg, teacher, student, inputs
+        self.see, self.past = see, past
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
@@ -55,8 +58,10 @@ class GuidanceDistillation:
         cfg, path = self.cfg, self.student.schedule
         scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
-        student = self.see(self.student, batch.x)
-        teacher = self.see(PerSample(self.teacher, scale, cfg.name, cfg.max_batch), batch.x)
+        student = self.see(self.student, self.past(self.student, batch.x, batch.cond, rng))
+        plain = cfg.low == cfg.high == 1
+        guided = self.teacher if plain else PerSample(self.teacher, scale, cfg.name, cfg.max_batch)
+        teacher = self.see(guided, batch.x)
         found = self.inputs(student, told, rng)
         if found.cond is not told.cond:
             raise UserError("these inputs bring their own conditions; the teacher would be asked another", "inputs")
