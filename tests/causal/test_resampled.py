@@ -40,10 +40,11 @@ class Knowing(Watched):
 
     def __init__(self, inner: Denoiser, truth: Tensor) -> None:
         super().__init__(inner)
-        self.truth = truth
+        self.truth, self.met = truth, list[Tensor]()
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         super().x0(x, t, cond, attend=attend)
+        self.met.append(x)
         assert isinstance(attend, View)
         return self.truth[:, :, [*attend.ids]]
 
@@ -55,11 +56,15 @@ def test_a_network_without_errors_leaves_the_clip_as_it_is() -> None:
     assert not torch.equal(Resampled(PLAN, 0.2, 0.9, 2)(f.net, b.x, b.cond, RNG), b.x)
 
 
-def test_it_takes_the_steps_below_its_level_and_remembers_each_block() -> None:
+def test_a_block_noised_to_the_level_takes_the_steps_below_it_and_is_remembered() -> None:
     f, b = family(), clips(family())
-    seen = Watched(f.net)
+    seen = Knowing(f.net, b.x)
     Resampled(PLAN, 0.5, 0.5)(seen, b.x, b.cond, RNG)
     assert seen.asked == [(0.5, False), (0.3, False), (0.0, False)] * 3
+    for n in (0, 2, 4):
+        block = b.x[:, :, n : n + 2]
+        eps = RNG.at(turn=f"/resampled/0/block{n}").normal("resampled", block.shape, like=block)
+        assert torch.equal(seen.met[n // 2 * 3], f.schedule.noise(block, eps, torch.full((2,), 0.5).double()))
 
 
 def test_rounds_follow_one_another_and_take_the_past_further() -> None:
