@@ -26,7 +26,7 @@ from .student import Remembering
 @dataclass(frozen=True)
 class Resampled:
     """How a clip is made anew. plan: as a stream makes blocks, of which the steps below the level are taken; low, high:
-    the level t of a call is uniform between them (draw "level"), 0 the clip itself and 1 a rollout; rounds: so many
+    the level t of a call is uniform between them (draw "level"), near 0 the clip, 1 a rollout; rounds: so many
     times, one after the other."""
 
     plan: Plan
