@@ -53,6 +53,14 @@ def test_at_scale_one_the_conditional_teacher_is_the_answer() -> None:
     assert method.loss("student", batch_of(CLASSES, 64), Rng(0)).total == 0
 
 
+def test_at_scale_one_the_teacher_is_asked_once() -> None:
+    teacher = Asked(CLASSES)
+    one = GuidanceConfig(1.0, 1.0, "label")
+    method = GuidanceDistillation(one, teacher, CLASSES, torch.nn.Linear(1, 1), Noised(Uniform()))
+    method.loss("student", batch_of(CLASSES, 8), Rng(0))
+    assert [len(x) for x, _, _ in teacher.calls] == [8]
+
+
 class Perfect:
     """The guided law itself as the student."""
 

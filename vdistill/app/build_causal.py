@@ -112,8 +112,9 @@ def past_of(config: Config, family: object) -> Shown:
     causal, m = config.causal, config.method
     if causal is None or causal.resample is None or not isinstance(family, StockFamily):
         return true_past
-    times = m.own_times if isinstance(m, MethodForcing) else getattr(m, "times", None) or ()
-    again = causal.resample
+    assert isinstance(m, MethodForcing | MethodGuidance)
+    again, times = causal.resample, m.own_times if isinstance(m, MethodForcing) else m.times
+    assert times is not None
     return Resampled(plan_of(causal, times, unit_of(family)), *again.levels, again.rounds)
 
 

@@ -119,8 +119,8 @@ class MethodForcing(Dropping):
         "learns to go on truly from them; for data whose beginning says how it goes on",
         "share",
     )
-    own_times: Few = note((1.0, 0.8), "steps of those blocks", "t, 1 = noise")
-    own_scale: float = note(1.0, "guidance scale they are made with; 1 means none", "times", ge=0, le=100)
+    own_times: Few = note((1.0, 0.8), "steps of those blocks, and of resampled ones", "t, 1 = noise")
+    own_scale: float = note(1.0, "guidance scale both are made with; 1 means none", "times", ge=0, le=100)
     time_mean: float = note(0.0, "mean of the logit-normal law of t, before the time shift", "logit")
     time_std: float = note(1.0, "its standard deviation", "logit", gt=0)
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)

@@ -155,12 +155,7 @@ def tiles(found: Mapping[str, Any]) -> str:
         ("main_speedup", times, "faster", "wall-clock time per clip"),
         ("main_sync_pcc", percent, "of the teacher’s sync", "Sync-PCC on people and voices nobody has seen"),
         ("main_identity_error", percent, "of its identity error", "the same clips; lower is better"),
-        (
-            "target_error_in_range",
-            number,
-            "error to the guided target",
-            beside,
-        ),
+        ("target_error_in_range", number, "error to the guided target", beside),
         ("drift_60s", percent, "lost to the end", f"of sync or identity, over {found['seconds']:g} s"),
         ("session_realtime_factor", times, "real time", "a live session of the four-step student"),
         ("duo_leak", percent, "leak", "of the one who speaks into the one who is silent"),
