@@ -16,7 +16,7 @@ from talkers import model, write_sound
 
 from vdistill.app.build_scales import plan_of, with_tokens
 from vdistill.app.cli import main
-from vdistill.app.demo_talk import STAGES, Show, page_of, teacher_of, ways
+from vdistill.app.demo_talk import STAGES, Show, named, page_of, teacher_of, ways
 from vdistill.app.demos import recipe
 from vdistill.app.generate import Sampled
 from vdistill.app.models import clip_shape, open_model
@@ -180,6 +180,13 @@ def test_the_page_is_one_file_with_a_player_for_every_way() -> None:
         (["--minutes", "nan"], "--minutes"),
         (["--teacher", "shapes"], "this model does not hear"),
         (["--teacher", "nowhere"], "nowhere: no such model"),
+        (["--students", "ours4=nowhere"], "nowhere: no such model"),
+        (["--students", "ours4=shapes"], "this model does not hear"),
+        (["--students", "ours4=talker"], "talker: takes any number of steps, ours4 does not"),
+        (["--students", "scales=talker_student"], "talker_student: is a student of few steps, scales does not"),
+        (["--students", "scales=talker"], "--students: lacks ours4"),
+        (["--students", "talker_student"], "--students: found 'talker_student'; give NAME=MODEL"),
+        (["--students", "ours4=talker_student", "--minutes", "1"], "--students: measures students, and --minutes"),
     ],
 )
 def test_what_it_cannot_do_is_one_line(
@@ -191,9 +198,14 @@ def test_what_it_cannot_do_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teacher_belongs_to_the_demo_that_talks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "clip", "--teacher", "shapes", "--out", str(tmp_path / "out")]) == 2
-    assert "--teacher: belongs to vdistill demo talk" in capsys.readouterr().err
+def test_students_that_are_there_are_measured_in_the_order_of_their_stages() -> None:
+    assert list(named(["ours4=talker_student", "scales=talker"])) == ["scales", "ours4"]
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--students"])
+def test_talkers_belong_to_the_demo_that_talks(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "clip", option, "shapes", "--out", str(tmp_path / "out")]) == 2
+    assert f"{option}: belongs to vdistill demo talk" in capsys.readouterr().err
 
 
 # -- two speakers ---------------------------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ def _demo(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seconds", metavar="S", type=float, help="demo stream, talk: length of the video (default: 60)")
     p.add_argument("--clips", metavar="N", type=int, help="demo stream, talk: clips that are measured (default: 48)")
     p.add_argument("--teacher", metavar="MODEL", help="demo talk: run or folder of a teacher that hears")
+    named = "demo talk: measure these, distil none: ours4, and any of scales, fast, ours2"
+    p.add_argument("--students", metavar="NAME=MODEL", nargs="+", help=named)
     p.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     p.add_argument("--minutes", type=float, help="time to spend on distilling; the recipe's own without it")
     p.add_argument("--json", action="store_true", help="print the summary as JSON on stdout at the end")

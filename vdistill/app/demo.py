@@ -32,8 +32,9 @@ CLIPS, SHOWN = 96, 8
 
 def run(args: argparse.Namespace) -> int:
     """0 when the report is written; 130 after Ctrl-C, and the same command goes on."""
-    if args.teacher is not None and args.what != "talk":
-        raise UserError("belongs to vdistill demo talk", "--teacher", "leave it out")
+    for option in ("teacher", "students"):
+        if getattr(args, option) is not None and args.what != "talk":
+            raise UserError("belongs to vdistill demo talk", f"--{option}", "leave it out")
     if args.what == "stream":
         from .demo_stream import run as run_stream
 

@@ -125,8 +125,12 @@ def teacher_of(name: str) -> tuple[StockFamily, About]:
 
 
 def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Path] | None:
-    """Model folders by stage: of the student that comes with the package, or, with --minutes or for another teacher, of
-    all of them, distilled here; None where a signal ended it."""
+    """Model folders by stage: of students that are named, of the one that comes with the package, or, with --minutes or
+    for another teacher, of all of them, distilled here; None where a signal ended it."""
+    if args.students is not None:
+        if args.minutes is not None:
+            raise UserError("measures students, and --minutes distils them", "--students", "give one of both")
+        return named(args.students)
     if args.minutes is None and args.teacher in (None, TEACHER):
         return {MAIN: model_folder(TALKER)}
     found: dict[str, Path] = {}
@@ -139,6 +143,24 @@ def students(args: argparse.Namespace, out: Path, about: About) -> dict[str, Pat
         found[name] = out / name / STUDENT
         start = found["scales"]
     return found
+
+
+def named(words: Sequence[str]) -> dict[str, Path]:
+    """NAME=MODEL: students that are there, in the order of their stages. UserError for other names, or without MAIN."""
+    found: dict[str, Path] = {}
+    for word in words:
+        name, _, model = word.partition("=")
+        if name not in STAGES or not model:
+            raise UserError(f"found {word!r}", "--students", f"give NAME=MODEL, a name of {', '.join(STAGES)}")
+        found[name] = model_folder(model)
+        family = open_model(found[name])
+        conditions_of(family)
+        if (family.times is None) != (not STAGES[name].times):
+            what = "takes any number of steps" if STAGES[name].times else "is a student of few steps"
+            raise UserError(f"{what}, {name} does not", model, "give it another name")
+    if MAIN not in found:
+        raise UserError(f"lacks {MAIN}, the one whose minute is shown", "--students", f"add {MAIN}=MODEL")
+    return {name: found[name] for name in STAGES if name in found}
 
 
 # -- what is measured -----------------------------------------------------------------------------------------------
