@@ -43,14 +43,19 @@ addEventListener("load", async () => {
   seen.hovered = !videos[0].paused && pressed() === 0;
   clip.dispatchEvent(new PointerEvent("pointerleave", { pointerType: "mouse" }));
   button.click();
-  await until(() => {  // looked at in one go: a clip that begins anew is at 0, and not ready, for a moment
-    seen.ready = videos.map(v => v.readyState);
-    seen.moving = videos.map(v => v.currentTime > 0 && !v.paused && v.error === null);
-    return seen.ready.every(state => state >= 2) && seen.moving.every(Boolean);
-  });
-  seen.size = [videos[0].videoWidth, videos[0].videoHeight, Math.round(videos[0].duration * 100) / 100];
   const canvas = document.createElement("canvas"); canvas.width = canvas.height = 1;
-  const ink = canvas.getContext("2d"); ink.drawImage(videos[0], 0, 0, 1, 1, 0, 0, 1, 1);
+  const ink = canvas.getContext("2d");
+  seen.moving = videos.map(() => false);
+  await until(() => {  // each in its moment: one that begins anew is at 0, and not ready, for longer on a busy machine
+    videos.forEach((v, i) => {
+      if (v.readyState < 2 || v.currentTime === 0 || v.paused || v.error !== null) return;
+      if (i === 0) ink.drawImage(v, 0, 0, 1, 1, 0, 0, 1, 1);
+      seen.moving[i] = true;
+    });
+    return seen.moving.every(Boolean);
+  });
+  seen.together = videos.every(v => !v.paused);
+  seen.size = [videos[0].videoWidth, videos[0].videoHeight, Math.round(videos[0].duration * 100) / 100];
   seen.corner = [...ink.getImageData(0, 0, 1, 1).data].slice(0, 3);
   seen.buttonOn = [button.textContent, button.getAttribute("aria-pressed"), pressed()];
   button.click();
@@ -112,7 +117,7 @@ def test_posters_show_before_anything_plays(opened: Opened) -> None:
 
 def test_play_all_decodes_and_moves_every_clip_and_stops_it_again(opened: Opened) -> None:
     seen = opened[0]
-    assert all(state >= 2 for state in seen["ready"]) and seen["moving"] == [True] * 4
+    assert seen["moving"] == [True] * 4 and seen["together"]
     assert seen["size"] == [128, 128, pytest.approx(9 / 8, abs=0.02)]
     assert seen["buttonOn"] == ["Stop all", "true", 4] and seen["buttonOff"] == ["Play all", "false", 0]
 
