@@ -11,24 +11,33 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 KIND = "*.safetensors"
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """ValueError, naming it, for a broken file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); make or fetch the model again") from error
 
 
 def mean(files: Mapping[Path, float]) -> dict[str, torch.Tensor]:
     """Of all tensors, summed in double precision, in the dtype of the first file's. ValueError where they differ."""
     first, *_ = files
     total = sum(files.values())
-    kept = load_file(first)
+    kept = weights_of(first)
     sums = {name: torch.zeros(each.shape, dtype=torch.float64) for name, each in kept.items()}
     for path, weight in files.items():
-        found = load_file(path)
+        found = weights_of(path)
         if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in kept.items()}:
             raise ValueError(f"{path}: its tensors are not those of {first}; give models of one network")
         for name, each in found.items():
@@ -37,7 +46,7 @@ def mean(files: Mapping[Path, float]) -> dict[str, torch.Tensor]:
 
 
 def merge(out: Path, models: Mapping[Path, float]) -> None:
-    """Write the folder. ValueError for folders that differ, before anything is written."""
+    """Write the folder, whole or not at all. ValueError for folders that differ, before anything is written."""
     first, *_ = models
     names = sorted(path.relative_to(first) for path in first.rglob(KIND))
     if not names:
@@ -46,11 +55,14 @@ def merge(out: Path, models: Mapping[Path, float]) -> None:
         if lost := [str(name) for name in names if not (model / name).is_file()]:
             raise ValueError(f"{model}: lacks {lost[0]}, which {first} has")
     means = {name: mean({model / name: weight for model, weight in models.items()}) for name in names}
-    shutil.copytree(first, out)
-    for name, tensors in means.items():
-        with safe_open(str(first / name), "pt") as file:
-            about = file.metadata()
-        save_file(tensors, out / name, metadata=about)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        shutil.copytree(first, whole := Path(folder) / "whole")
+        for name, tensors in means.items():
+            with safe_open(str(first / name), "pt") as file:
+                about = file.metadata()
+            save_file(tensors, whole / name, metadata=about)
+        whole.rename(out)
 
 
 def asked(words: list[str]) -> dict[Path, float]:
@@ -58,9 +70,12 @@ def asked(words: list[str]) -> dict[Path, float]:
     found: dict[Path, float] = {}
     for word in words:
         model, _, weight = word.rpartition("=")
-        if not model or not 0 < float(weight) < float("inf"):
-            raise ValueError(f"{word}: expected MODEL=WEIGHT, the weight above 0")
-        found[Path(model)] = float(weight)
+        try:
+            found[Path(model)] = float(weight)
+        except ValueError:
+            found[Path(model)] = 0.0
+        if not model or not 0 < found[Path(model)] < float("inf"):
+            raise ValueError(f"{word}: expected MODEL=WEIGHT, the weight a number above 0")
     if len(found) < 2:
         raise ValueError("give two models or more")
     return found
@@ -75,7 +90,7 @@ def main() -> int:
         if out.exists():
             raise ValueError(f"{out}: is there already; give a new folder")
         merge(out, asked(sys.argv[2:]))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(out)

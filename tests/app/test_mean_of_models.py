@@ -41,13 +41,17 @@ def test_what_cannot_be_averaged_is_said_and_nothing_written(tmp_path: Path) -> 
     a, b = model(tmp_path / "a", 1.0), model(tmp_path / "b", 5.0, name="bias")
     bare = tmp_path / "bare"
     bare.mkdir()
+    cut = model(tmp_path / "cut", 1.0)
+    file = cut / "transformer" / "net.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
     out = tmp_path / "out"
     for words, said in (
         ((f"{a}=1", f"{b}=1"), "tensors are not those of"),
         ((f"{a}=1", f"{bare}=1"), "lacks transformer/net.safetensors"),
         ((f"{bare}=1", f"{a}=1"), "no *.safetensors in it"),
         ((f"{a}=1", f"{b}=0"), "expected MODEL=WEIGHT"),
-        ((f"{a}=1", f"{b}=much"), "much"),
+        ((f"{a}=1", f"{b}=much"), "expected MODEL=WEIGHT"),
+        ((f"{a}=1", f"{cut}=1"), "net.safetensors: cannot be read"),
         ((f"{a}=1", f"{a}=2"), "two models or more"),
     ):
         done = ran(out, *words)
