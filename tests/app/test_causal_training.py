@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from ranks import assert_same_losses, by_one, by_two, losses
 from toys import same_tensors, tiny_family
@@ -15,6 +16,7 @@ from vdistill.app.build import build
 from vdistill.app.build_causal import Held
 from vdistill.app.causal_file import read_causal
 from vdistill.app.cli import main
+from vdistill.app.config import load
 from vdistill.app.schema import Config
 from vdistill.app.train import train
 from vdistill.causal.long_tuning import LongTuning
@@ -219,6 +221,29 @@ def test_a_rollout_that_is_not_whole_blocks_more_than_a_clip_is_refused_before_t
     given["causal"]["rollout"] = 9
     with pytest.raises(UserError, match=r"causal.rollout.*whole blocks of 2"):
         build(Config.model_validate(given))
+
+
+@pytest.mark.parametrize(
+    ("method", "level", "wrong"),
+    [
+        ("forcing", 0.2, ""),
+        ("forcing", 0.3, "forcing shows pasts of at most 0.2, .* at 0.3; take 0.2, or raise method.context_noise"),
+        ("guidance", 0.1, "guidance shows pasts of at most 0, "),
+        ("consistency", 0.1, "causal_consistency shows pasts of at most 0, "),
+        ("self_forcing", 0.3, ""),
+    ],
+)
+def test_a_stream_remembers_no_more_noise_than_training_showed(
+    teacher: Path, method: str, level: float, wrong: str, tmp_path: Path
+) -> None:
+    given = said(teacher, method)
+    given["causal"]["level"] = level
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    if not wrong:
+        assert load(tmp_path / "c.yaml").causal is not None
+        return
+    with pytest.raises(UserError, match=rf"causal.level: {wrong}"):
+        load(tmp_path / "c.yaml")
 
 
 def test_self_forcing_needs_captions_alone(tmp_path: Path, teacher: Path) -> None:

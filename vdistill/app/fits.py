@@ -27,6 +27,8 @@ GUIDES = ("guidance", "guidance_low", "guidance_high", "condition", "embed_guida
 """Keys of theirs that say what scales say."""
 ROLLED = ("rollout", "last", "extend", "switch", "rolling", "through", "whole")
 """Keys of the causal section that say how a rollout goes."""
+CLEAN_PASTS = ("guidance", "ode_init", "causal_consistency")
+"""Methods whose students see pasts without noise, but for those of kind: diffusion."""
 
 
 def misfits(config: Config) -> Iterator[tuple[str, str]]:
@@ -209,6 +211,10 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
             yield "causal.resample", "belongs to guidance, and to forcing of kind: teacher; leave it out"
         if method.name == "guidance" and method.times is None:
             yield "method.times", "pasts are made anew in the student's own steps; say them: [1.0, 0.9, 0.75, 0.5]"
+    if causal.level > (shown := _noise_of_pasts(config)):
+        what = f"{method.name} shows pasts of at most {shown:g}, and a stream would remember them at {causal.level:g}"
+        more = ", or raise method.context_noise" if method.name == "forcing" else ""
+        yield "causal.level", f"{what}; take {shown:g}{more}"
     if method.name == "guidance" and method.inputs == "bank":
         yield "method.inputs", "a bank's clips were made whole; a causal student takes data, backward or mix"
     if method.name == "guidance" and method.scale_low < method.scale_high:
@@ -216,3 +222,13 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
     if method.name == "ode_init" and (method.kind == "diffusion") != (config.data.name == "bank"):
         other = "diffusion needs a bank's states" if method.kind == "diffusion" else "teacher makes its own, from clips"
         yield "method.kind", f"data is {config.data.name}, and {other}"
+
+
+def _noise_of_pasts(config: Config) -> float:
+    """The most noise that a causal student's past has in training: as much as there is, where it sees noisy blocks."""
+    method = config.method
+    if getattr(method, "kind", "") == "diffusion":
+        return 1.0
+    if method.name == "forcing":
+        return method.context_noise
+    return 0.0 if method.name in CLEAN_PASTS else 1.0
