@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from talkers import model, write_sound
 
-from vdistill.app.build_scales import plan_of, with_tokens
+from vdistill.app.build_scales import plan_of, tokens_of, with_tokens
 from vdistill.app.cli import main
 from vdistill.app.demo_talk import STAGES, Show, named, page_of, teacher_of, ways
 from vdistill.app.demos import recipe
@@ -53,9 +54,14 @@ def given() -> Paper:
 
 @cache
 def newborn() -> StockFamily:
-    """A student that was born of the teacher, and told its scales, but learned nothing."""
-    family = open_model(model())
-    return with_tokens(family, recipe("demo_talk.yaml", 0).scales)
+    """A student that was born of the teacher, and told its scales, but learned nothing, nor is pushed."""
+    family = with_tokens(open_model(model()), recipe("demo_talk.yaml", 0).scales)
+    tokens = tokens_of(family)
+    assert tokens is not None
+    assert tokens.size.gain == {"ref": 0.3, "audio": 0.1} and tokens.size.gains_at(USUAL) == {}
+    assert tokens.size.gains_at({"ref": 3.0, "audio": 1.0}) == pytest.approx({"ref": 1.45, "audio": 0.9})
+    tokens.size = replace(tokens.size, gain={})
+    return family
 
 
 def errors_of(ask: Callable[[Mapping[str, float]], Denoiser]) -> TargetError:

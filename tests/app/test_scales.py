@@ -126,6 +126,11 @@ def test_a_new_student_is_the_teacher_bit_for_bit(teacher: Path, tokens: str) ->
         ({"scales": {**SCALES, "at_usual": 0.8, "at_ones": 0.8}}, "at_ones"),
         ({"scales": {**SCALES, "quality": True, "tokens": "none"}}, "quality"),
         ({"scales": {**SCALES, "rate": 10.0, "tokens": "none"}}, "rate"),
+        ({"scales": {**SCALES, "conditions": {"text": {"usual": 2.0, "gain": 0.2}}}}, "conditions.text.gain"),
+        (
+            {"scales": {**SCALES, "conditions": {"ref": {"usual": 2.0, "gain": 0.2}}, "tokens": "fixed"}},
+            "conditions.ref.gain",
+        ),
         ({"method": {"name": "guidance"}}, "scales"),
         ({"method": {"name": "lcm", "guidance_low": 1.0}}, "method.guidance_low"),
         ({"method": {"name": "dmd2", "guidance": {"scale": 3.0}}}, "method.guidance"),

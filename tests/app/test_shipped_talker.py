@@ -30,6 +30,22 @@ def test_it_moves_its_mouth_with_the_sound_and_keeps_the_face() -> None:
     assert found["sync_pcc"] > 0.6 and found["identity_error"] < 0.6
 
 
+def test_its_scales_are_dials() -> None:
+    """The larger that of the reference, the more like it the face; the larger that of sound, the closer to it."""
+    family, some = open_model("talker_student"), given()
+    shape = clip_shape(family, 17, 64, 64)
+
+    def found(**scales: float) -> dict[str, float]:
+        made = rendered(told_way(family, {**USUAL, **scales}), some, shape)
+        assert made.passes == 4
+        return talking_scores(made.pixels, some.truth)
+
+    faces = [found(ref=s)["identity_error"] for s in (1.0, 1.5, 3.0)]
+    syncs = [found(audio=s)["sync_pcc"] for s in (1.0, 2.0, 4.0)]
+    assert faces[0] > 1.02 * faces[1] and faces[1] > 1.05 * faces[2], faces
+    assert syncs[0] < syncs[1] < syncs[2], syncs
+
+
 def test_against_the_sound_and_face_of_another_it_does_not() -> None:
     clips = given().clips
     found = talking_scores(made().pixels, truth_of([*clips[1:], clips[0]]))

@@ -17,6 +17,7 @@ from vdistill.causal.layout import Layout
 from vdistill.causal.student import AfterClean, Remembering
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
+from vdistill.core.plan import GAIN
 from vdistill.core.scope import Lora, lora_roles, merged, recomputed
 from vdistill.families.memory import checkpoint_gradients
 
@@ -57,6 +58,41 @@ def test_attention_adds_what_it_reads_before_its_own_output_layer() -> None:
     own = [read(readers.audio, q[:, n * t : n * (t + 1)], audio[:, t]) for t in range(FRAMES)]
     expected = by_hand(q, attn.norm_k(seen["k"]), seen["v"]) + torch.cat(own, 1) + read(readers.ref, q, ref)
     assert torch.allclose(seen["before"], expected, atol=1e-5)
+
+
+def test_what_is_read_is_pushed_from_what_is_read_of_its_null() -> None:
+    """r -> n + gain (r - n), each sample by its own gain."""
+    f = family()
+    made, cond = adapters(f, seed=1), told(f)
+    gains = {"ref": torch.tensor([1.7, 0.2]), "audio": torch.tensor([0.4, 2.5])}
+    patch, q = f.network_of().patch, draw(2, FRAMES * SIDE * SIDE, 16, seed=3)
+    with torch.no_grad():
+        readers, said, null = made.blocks[0], made.told(X, cond, patch), made.told(X, Cond(), patch)
+        r = {"ref": readers.ref(q, said.ref, 2), "audio": hear(readers.audio, q, said.audio, None, 2)}
+        n = {"ref": readers.ref(q, null.ref, 2), "audio": hear(readers.audio, q, null.audio, None, 2)}
+        got = readers(q, made.told(X, pushed(cond, gains), patch), 2)
+    expected = sum(n[k] + gain[:, None, None] * (r[k] - n[k]) for k, gain in gains.items())
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert float((got - r["ref"] - r["audio"]).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["ref", "audio"])
+def test_pushed_by_nothing_a_condition_is_as_dropped_and_by_one_as_it_was(name: str) -> None:
+    f = family()
+    adapters(f, seed=1)
+    cond = told(f)
+    plain, gone = f.net.x0(X, T, cond), f.net.x0(X, T, cond.drop([name]))
+    none, same, more = (f.net.x0(X, T, pushed(cond, {name: torch.full((2,), g)})) for g in (0.0, 1.0, 2.0))
+    assert torch.allclose(none, gone, atol=1e-5) and torch.allclose(same, plain, atol=1e-5)
+    assert float((gone - plain).abs().max()) > 1e-3 and float((more - plain).abs().max()) > 1e-3
+    each = f.net.x0(X, T, pushed(cond, {name: torch.tensor([0.0, 2.0])}))
+    assert torch.allclose(each, torch.stack([none[0], more[1]]), atol=1e-5)
+
+
+def pushed(cond: Cond, gains: dict[str, Tensor]) -> Cond:
+    for name, gain in gains.items():
+        cond = cond.with_field(f"{GAIN}.{name}", gain)
+    return cond
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor, heads: int = 2) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..core.begin import Begin
 from ..core.denoiser import Denoiser
@@ -50,16 +51,18 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
         return family
     network, own = family.network_of(), tokens_of(family)
     law, more = law_of(spec), (QUALITY,) if spec.quality else ()
+    gains = {name: each.gain for name, each in spec.conditions.items() if each.gain}
     if own is not None:
         if set(own.size.names) != {*law.usual, *more}:
             known = ", ".join(own.size.names)
             raise UserError(f"this model was taught scales of {known}", "scales.conditions", "name these")
+        own.size = replace(own.size, gain=gains or own.size.gain)
         return family
     if spec.tokens == "none":
         return family
     usual, most = {**law.usual, **dict.fromkeys(more, 1.0)}, {**law.most, **dict.fromkeys(more, 1.0)}
     network.beside[NAME] = tokens_for(
-        network, (*law.usual, *more), most, spec.tokens, usual=usual, count=spec.count, width=spec.width
+        network, (*law.usual, *more), most, spec.tokens, usual=usual, gain=gains, count=spec.count, width=spec.width
     )
     return family
 
@@ -143,4 +146,5 @@ def told_student(family: StockFamily, net: Denoiser, scales: Mapping[str, float]
         raise UserError(f"this model takes no scale of {unknown[0]!r}", "scales", f"it takes {', '.join(size.names)}")
     for name in tokens.beyond(asked):
         warnings.warn(f"scale {asked[name]:g} of {name} is beyond what was learned, {size.most[name]:g}", stacklevel=2)
-    return Telling(net, {**size.usual, **asked})
+    told = {**size.usual, **asked}
+    return Telling(net, told, size.gains_at(told))

@@ -12,6 +12,10 @@ from .section import REQUIRED, Few, Interval, LocalPath, Section, Share, fault, 
 Ramp = Annotated[tuple[float, float], Field(strict=False)]
 
 
+PUSHED = ("ref", "audio")
+"""Conditions that adapters read, so that they can be pushed within a pass."""
+
+
 class ScaleSpec(Section):
     """One condition's scale. 1 means none."""
 
@@ -20,6 +24,19 @@ class ScaleSpec(Section):
         None, "largest scale learned; twice the usual less 1 when left out", "times", ge=1, le=100
     )
     ramp: Ramp | None = note(None, "factors of (scale - 1) at t = 1 and t = 0; [1, 1] when left out", "times")
+    gain: float = note(
+        0.0,
+        "of ref and audio, at use: what the student reads of it is pushed from its null by 1 + gain (scale - usual), "
+        "so that a scale does more than was learned, without another pass; nothing changes at the usual one",
+        "1 / scale",
+        ge=0,
+        le=10,
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "gain" or v}
 
     @property
     def top(self) -> float:
@@ -91,6 +108,13 @@ class ScalesSpec(Section):
             raise fault("at_ones", f"{self.at_ones:g} and at_usual {self.at_usual:g} are more than 1")
         if self.rate != 1 and self.tokens == "none":
             raise fault("rate", "is of tokens, of which tokens: none has none; leave it out")
+        for name, each in self.conditions.items():
+            if each.gain and name not in PUSHED:
+                raise fault(f"conditions.{name}.gain", f"belongs to {' and '.join(PUSHED)}, which adapters read")
+            if each.gain and not self.tells:
+                raise fault(
+                    f"conditions.{name}.gain", f"is of students told scales, and tokens: {self.tokens} tells none"
+                )
         if self.quality and not self.tells:
             raise fault("quality", f"cannot be told with tokens: {self.tokens}")
         return self

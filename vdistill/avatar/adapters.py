@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..core.checkpoint import fill, read_tensors
 from ..core.cond import Cond
 from ..core.errors import UserError
+from ..core.plan import gains_in
 from .adapter_tokens import AudioTokens, Projector, ReferenceTokens
-from .reading import BlockReaders, Reading, Told
+from .reading import BlockReaders, Push, Reading, Told
 
 NAME = "talk"
 """Under which a network holds them."""
@@ -70,7 +71,8 @@ class AdapterSize:
 class Adapters(nn.Module):
     """Reads of Cond: along "audio" [B, T, S, F], or [B, T, N, S, F] of N speakers; "audio.on" [B, T] or [B, T, N] of
     NULL, SPEAKS, LISTENS; "speakers" [B, T, N, h, w], share of each token of the grid that shows a speaker; fields
-    "ref" [B, C, h, w], a latent frame, and "ref.on" [B]. What is not there is a learned null.
+    "ref" [B, C, h, w], a latent frame, and "ref.on" [B]. What is not there is a learned null. Fields "gain.audio" and
+    "gain.ref" [B] push what is read of either from its null (`reading.Push`); without them it stays as learned.
     """
 
     def __init__(self, size: AdapterSize) -> None:
@@ -100,7 +102,7 @@ class Adapters(nn.Module):
         for layer, readers, processor in zip(layers, self.blocks, stock, strict=True):
             assert isinstance(readers, BlockReaders)
             layer.processor = Reading(processor, readers, told)
-        hook = host.model.patch_embedding.register_forward_hook(self.placed(told.ref))
+        hook = host.model.patch_embedding.register_forward_hook(self.placed(told))
         try:
             yield
         finally:
@@ -120,7 +122,10 @@ class Adapters(nn.Module):
             else:
                 on = cond.fields.get("ref.on", torch.ones(len(x), device=x.device))
                 ref = self.ref(given, on)
-        return Told(audio, where, ref)
+        gains = gains_in(cond)
+        louder = Push(gains["audio"], self.audio.null) if self.audio is not None and "audio" in gains else None
+        nearer = Push(gains["ref"], self.ref.null) if self.ref is not None and "ref" in gains else None
+        return Told(audio, where, ref, louder, nearer)
 
     def heard(self, count: int, frames: int, grid: tuple[int, int], cond: Cond) -> tuple[Tensor | None, Tensor | None]:
         """(audio tokens, shares of speakers) as `Told` has them."""
@@ -152,13 +157,21 @@ class Adapters(nn.Module):
         pooled = pooled.view(*masks.shape[:3], -1)
         return pooled / pooled.sum(2, keepdim=True).clamp_min(1.0)
 
-    def placed(self, ref: Tensor | None) -> Any:
+    def lies(self, token: Tensor) -> Tensor:
+        """Tokens [..., W] of the reference as they lie on the network's own, [..., D]."""
+        assert self.near is not None
+        return self.near(token.to(self.near.weight.dtype))  # type: ignore[no-any-return]
+
+    def placed(self, told: Told) -> Any:
         """A hook of the patch embedding that adds the reference, or its null, to every latent frame."""
 
         def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            if self.near is None or ref is None:
+            if self.near is None or told.ref is None:
                 return out
-            more = self.near(ref.to(self.near.weight.dtype)).to(out.dtype).transpose(1, 2)  # [B, D, n or 1]
+            more = self.lies(told.ref)
+            if told.nearer is not None:
+                more = told.nearer(more, self.lies)
+            more = more.to(out.dtype).transpose(1, 2)  # [B, D, n or 1]
             if more.shape[-1] > 1:
                 if more.shape[-1] != out.shape[3] * out.shape[4]:
                     raise UserError(

@@ -21,14 +21,31 @@ FEW = 16
 
 
 @dataclass(frozen=True)
+class Push:
+    """r -> n + gain (r - n), of what is read and what would be read of the null: guidance within one pass, as
+    normalized attention guidance (Chen et al. 2025) without its norm. gain: [B]; null: its token, [W]."""
+
+    gain: Tensor
+    null: Tensor
+
+    def __call__(self, read: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """read: [k B, n, D], the k rows of a sample side by side; of: what reads a null, [W] -> [D]."""
+        none = of(self.null).to(read.dtype)
+        gain = self.gain.to(read.dtype).repeat_interleave(len(read) // len(self.gain))
+        return none + gain[:, None, None] * (read - none)
+
+
+@dataclass(frozen=True)
 class Told:
     """What the layers of one forward pass are told. audio: tokens [B, T, N, S, W] of N speakers, T latent frames or 1
     for all; where: [B, T, N, n], share of each of a frame's n tokens that is a speaker's, None: all is one speaker's;
-    ref: tokens [B, m, W]."""
+    ref: tokens [B, m, W]; louder, nearer: how far what is read of either is pushed from its null."""
 
     audio: Tensor | None = None
     where: Tensor | None = None
     ref: Tensor | None = None
+    louder: Push | None = None
+    nearer: Push | None = None
 
 
 class Reader(nn.Module):
@@ -41,8 +58,17 @@ class Reader(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=1e-6) if key_norm else nn.Identity()
         nn.init.zeros_(self.to_v.weight)
 
-    def forward(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
+    def forward(self, q: Tensor, tokens: Tensor, heads: int, push: Push | None = None) -> Tensor:
         """q: [B, n, dim], normed; tokens: [B, m, W] -> [B, n, dim], before the output layer."""
+        read = self.read(q, tokens, heads)
+        return read if push is None else push(read, self.value)
+
+    def value(self, token: Tensor) -> Tensor:
+        """What a token says where it is the only one."""
+        return self.to_v(token.to(self.to_v.weight.dtype))  # type: ignore[no-any-return]
+
+    def read(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
+        """As it was learned."""
         x = tokens.to(self.to_k.weight.dtype)
         k, v = self.norm_k(self.to_k(x)).to(q.dtype), self.to_v(x).to(q.dtype)
         if k.shape[1] == 1:
@@ -70,19 +96,21 @@ class BlockReaders(nn.Module):
         """What is added before the block's output layer, [B, n, dim]; None for nothing."""
         found = None
         if self.ref is not None and told.ref is not None:
-            found = self.ref(q, told.ref, heads)
+            found = self.ref(q, told.ref, heads, told.nearer)
         if self.audio is not None and told.audio is not None:
-            heard = hear(self.audio, q, told.audio, told.where, heads)
+            heard = hear(self.audio, q, told.audio, told.where, heads, told.louder)
             found = heard if found is None else found + heard
         return found
 
 
-def hear(reader: Reader, q: Tensor, audio: Tensor, where: Tensor | None, heads: int) -> Tensor:
+def hear(
+    reader: Reader, q: Tensor, audio: Tensor, where: Tensor | None, heads: int, push: Push | None = None
+) -> Tensor:
     """sum_i M_i A(q, a_i), every latent frame with its own sound. q: [B, T n, dim]; audio, where: see `Told`."""
     count, frames = audio.shape[:2]
     rows = rearrange(q, "b (t n) c -> (b t) n c", t=frames)
     parts: Sequence[Tensor] = [
-        rearrange(reader(rows, audio[:, :, i].flatten(0, 1), heads), "(b t) n c -> b (t n) c", b=count)
+        rearrange(reader(rows, audio[:, :, i].flatten(0, 1), heads, push), "(b t) n c -> b (t n) c", b=count)
         for i in range(audio.shape[2])
     ]
     if where is None:

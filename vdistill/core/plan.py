@@ -25,6 +25,9 @@ Form = Literal["chain", "star", "joint"]
 ON = "on"
 """Field "guidance.on" [B]: 0 where a network is told no scale at all and answers plainly; 1 where it is left out."""
 
+GAIN = "gain"
+"""Fields "gain.<name>" [B] of conditions that are pushed within a pass (`gains_in`)."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -163,6 +166,11 @@ def scales_in(cond: Cond) -> dict[str, Tensor]:
     return found
 
 
+def gains_in(cond: Cond) -> dict[str, Tensor]:
+    """name -> gain [B]: what is read of a condition, r, is to be n + gain (r - n), n what is read of its null."""
+    return {k.removeprefix(f"{GAIN}."): v for k, v in cond.fields.items() if k.startswith(f"{GAIN}.")}
+
+
 def untold(cond: Cond) -> Cond:
     """The same without any scale."""
     return replace(cond, fields={k: v for k, v in cond.fields.items() if not k.startswith(f"{INPUT}.")})
@@ -195,10 +203,14 @@ class AsTold:
 
 @dataclass(frozen=True)
 class Telling:
-    """A network that takes scales as inputs, told one value of each: again a denoiser, of one pass."""
+    """A network that takes scales as inputs, told one value of each: again a denoiser, of one pass.
+
+    gains: name -> how far what the network reads of a condition is pushed from its null (`gains_in`), for those that
+    are not 1."""
 
     denoiser: Denoiser
     scales: Mapping[str, float]
+    gains: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def schedule(self) -> Schedule:
@@ -206,4 +218,7 @@ class Telling:
 
     def x0(self, x: Tensor, t: Tensor, cond: Cond, *, attend: Attend = full) -> Tensor:
         told = {k: torch.full((len(x),), v, device=x.device, dtype=x.dtype) for k, v in self.scales.items()}
-        return self.denoiser.x0(x, t, tell(cond, told), attend=attend)
+        more = tell(cond, told)
+        for name, gain in self.gains.items():
+            more = more.with_field(f"{GAIN}.{name}", torch.full((len(x),), gain, device=x.device, dtype=x.dtype))
+        return self.denoiser.x0(x, t, more, attend=attend)

@@ -53,7 +53,8 @@ class Host(Protocol):
 class TokenSize:
     """names: of the scales; blocks: widths of the network's blocks; time: width of its time embedding; mode: token,
     adaln (the time is shifted), both, or fixed (tokens that are told nothing); count: K; width: of a token and of its
-    readers; most: name -> largest scale learned; usual: name -> the scale it is used at."""
+    readers; most: name -> largest scale learned; usual: name -> the scale it is used at; gain: name -> how much
+    farther than at its usual scale what is read of it is pushed from its null, for each 1 of scale (`gains_at`)."""
 
     names: tuple[str, ...]
     blocks: tuple[int, ...]
@@ -63,6 +64,12 @@ class TokenSize:
     width: int = 128
     most: Mapping[str, float] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
+    gain: Mapping[str, float] = field(default_factory=dict)
+
+    def gains_at(self, scales: Mapping[str, float]) -> dict[str, float]:
+        """name -> 1 + gain (scale - usual), not below 0, of those that are not 1: none at the usual scales."""
+        found = {name: max(0.0, 1 + k * (scales[name] - self.usual[name])) for name, k in self.gain.items()}
+        return {name: gain for name, gain in found.items() if gain != 1}
 
 
 class ScaleMlp(nn.Module):
