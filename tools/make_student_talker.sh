@@ -3,7 +3,7 @@
 # teacher go into one that is told its scales: by the teacher alone, until it answers to them; with clean and damaged
 # clips beside the teacher; with nothing but pictures of two, without noise on the past, so that one mouth does not move
 # the other; and with all of that in turn, twice. Then four steps, and the mean of both; six and two for the report.
-# About four hours of one CPU core (bf16). Use: tools/make_student_talker.sh [RUN] [OUT]; run it again to go on.
+# About four and a half hours of one CPU core (bf16). Use: tools/make_student_talker.sh [RUN] [OUT]; run it again to go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=${1:-runs/talker_student}

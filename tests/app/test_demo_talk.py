@@ -15,7 +15,7 @@ import pytest
 import torch
 from talkers import model, write_sound
 
-from vdistill.app.build_scales import plan_of, tokens_of, with_tokens
+from vdistill.app.build_scales import plan_of, push_alike, tokens_of, with_tokens
 from vdistill.app.cli import main
 from vdistill.app.demo_talk import STAGES, Show, named, page_of, teacher_of, ways
 from vdistill.app.demos import recipe
@@ -62,6 +62,19 @@ def newborn() -> StockFamily:
     assert tokens.size.gains_at({"ref": 3.0, "audio": 1.0}) == pytest.approx({"ref": 1.45, "audio": 0.9})
     tokens.size = replace(tokens.size, gain={})
     return family
+
+
+def test_a_student_that_goes_on_from_another_pushes_as_the_config_says() -> None:
+    family, other = (with_tokens(open_model(model()), recipe("demo_talk.yaml", 0).scales) for _ in range(2))
+    theirs = tokens_of(other)
+    assert theirs is not None
+    theirs.size = replace(theirs.size, gain={})
+    push_alike(family, other.net)
+    assert theirs.size.gain == {"ref": 0.3, "audio": 0.1}
+    with pytest.raises(ValueError, match="gain of ref: -1"):
+        replace(theirs.size, gain={"ref": -1})
+    with pytest.raises(ValueError, match="gain of text"):
+        replace(theirs.size, gain={"text": 1})
 
 
 def errors_of(ask: Callable[[Mapping[str, float]], Denoiser]) -> TargetError:

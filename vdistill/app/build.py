@@ -39,7 +39,16 @@ from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judge_rates, judged_by_copy
 from .build_looks import Evidence, evidence_of
-from .build_scales import has_learned, mixed_method, token_rates, tokens_of, told_method, told_teacher, with_tokens
+from .build_scales import (
+    has_learned,
+    mixed_method,
+    push_alike,
+    token_rates,
+    tokens_of,
+    told_method,
+    told_teacher,
+    with_tokens,
+)
 from .build_sync import sync_terms
 from .schema import Config, DataBank, ScopeLora
 from .schema_adversarial import MethodJudged
@@ -118,6 +127,8 @@ def make_roles(config: Config, family: AnyFamily) -> tuple[Roles, bool]:
         return Roles(family.teacher, nets, nets), embedded
     with_tokens(family, config.scales)
     own = started(config, family)
+    if own is not None:
+        push_alike(family, own)
     start = with_guidance_input(family) if embedded else family.net
     if isinstance(scope, ScopeLora):
         frugal(config, family)

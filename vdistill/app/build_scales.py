@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..core.begin import Begin
-from ..core.denoiser import Denoiser
+from ..core.denoiser import Denoiser, Net
 from ..core.errors import UserError
 from ..core.guidance import Guidance
 from ..core.guided import INPUT
@@ -65,6 +65,15 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
         network, (*law.usual, *more), most, spec.tokens, usual=usual, gain=gains, count=spec.count, width=spec.width
     )
     return family
+
+
+def push_alike(family: StockFamily, own: Net) -> None:
+    """A student that begins elsewhere pushes by the family's gains, where that has any."""
+    ours, beside = tokens_of(family), family.network_of(own).beside
+    if ours is not None and NAME in beside:
+        theirs = beside[NAME]
+        assert isinstance(theirs, GuidanceTokens)
+        theirs.size = replace(theirs.size, gain=ours.size.gain or theirs.size.gain)
 
 
 def token_rates(spec: ScalesSpec | None) -> dict[str, float]:

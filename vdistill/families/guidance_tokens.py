@@ -7,6 +7,7 @@ reconstruction). They act from beside the network, for the time of one forward p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,11 @@ class TokenSize:
     most: Mapping[str, float] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, k in self.gain.items():
+            if name not in self.names or name not in self.usual or not 0 <= k < math.inf:
+                raise ValueError(f"gain of {name}: {k}, expected a number from 0 of one of {', '.join(self.usual)}")
 
     def gains_at(self, scales: Mapping[str, float]) -> dict[str, float]:
         """name -> 1 + gain (scale - usual), not below 0, of those that are not 1: none at the usual scales."""
