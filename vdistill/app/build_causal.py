@@ -25,7 +25,7 @@ from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, Told
 from ..core.scope import Roles
-from ..core.step import Batch, Generate, Method, See, Shown, alone, true_past
+from ..core.step import Batch, Generate, Method, See, Shown, alone, given_past
 from ..data.bank import OnTrajectory
 from ..families.stock import StockFamily
 from .build_family import tuned
@@ -111,7 +111,7 @@ def past_of(config: Config, family: object) -> Shown:
     """What a causal student of the config is shown of a clip in training."""
     causal, m = config.causal, config.method
     if causal is None or causal.resample is None or not isinstance(family, StockFamily):
-        return true_past
+        return given_past
     assert isinstance(m, MethodForcing | MethodGuidance)
     again, times = causal.resample, m.own_times if isinstance(m, MethodForcing) else m.times
     assert times is not None

@@ -7,7 +7,7 @@ forcing: it sees them as noisy as they are (Chen et al. 2024; CausVid). L = E w(
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from ..core.inputs import shared
 from ..core.losses.regression import Weighting, weighted_x0
 from ..core.rng import Rng
 from ..core.sampling import at
-from ..core.step import Batch, Loss, Shown, true_past
+from ..core.step import Batch, Loss, Shown, given_past
 from ..core.times import LogitNormal, Shifted
 from .attend import View
 from .cache import Cache
@@ -62,7 +62,7 @@ class ForcingConfig:
 
 class Forcing:
     """One learner, "student". maker: makes the past that is the network's own; the network as it is, if not given;
-    resampled: makes true pasts anew first (causal/resampled.py)."""
+    resampled: makes true pasts anew first (causal/resampled.py); else they are what the data says."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Forcing:
         net: Denoiser,
         module: nn.Module,
         maker: Denoiser | None = None,
-        resampled: Shown = true_past,
+        resampled: Shown = given_past,
     ) -> None:
         self.cfg, self.layout, self.net, self.maker, self.resampled = cfg, layout, net, maker or net, resampled
         self.times = Shifted(LogitNormal(cfg.time_mean, cfg.time_std), net.schedule)
@@ -86,7 +86,7 @@ class Forcing:
         t = block_times(self.times(rng, n * (blocks[-1] + 1), x).unflatten(0, (n, -1)), blocks, cfg.unit)
         cond = dropped(batch.cond, cfg.table, rng.uniform("drop", (n,), like=x), asked=bool(cfg.drops))
         xt = self.net.schedule.noise(x, rng.normal("eps", x.shape, like=x), t)
-        clean = self.resampled(self.maker, self.past(x, batch.cond, rng), batch.cond, rng)
+        clean = self.resampled(self.maker, replace(batch, x=self.past(x, batch.cond, rng)), rng)
         guess = self.seeing(clean, rng).x0(xt, t, cond)
         return Loss(batch.mean(weighted_x0(guess, x, t, self.net.schedule, cfg.weighting, cfg.floor)))
 

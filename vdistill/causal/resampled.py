@@ -17,6 +17,7 @@ from ..core.denoiser import Denoiser
 from ..core.inputs import shared
 from ..core.rng import Rng
 from ..core.sampling import at, renoised, walk
+from ..core.step import Batch
 from .attend import View
 from .cache import Cache
 from .rollout import Plan, block_rng, numbers, part, remember
@@ -35,12 +36,13 @@ class Resampled:
     rounds: int = 1
 
     @torch.no_grad()
-    def __call__(self, net: Denoiser, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
-        """[B, C, T, ...] of the shape of clean x. Every process draws the same level, each its own noise."""
+    def __call__(self, net: Denoiser, batch: Batch, rng: Rng) -> Tensor:
+        """[B, C, T, ...] of the shape of the clean samples. Every process draws the same level, each its own noise."""
         rng = rng.at(turn=f"{rng.turn}/resampled")
         level = self.low + (self.high - self.low) * float(shared(rng).uniform("level", ()))
+        x = batch.x
         for number in range(self.rounds):
-            x = self._again(net, x, cond, rng.at(turn=f"{rng.turn}/{number}"), level)
+            x = self._again(net, x, batch.cond, rng.at(turn=f"{rng.turn}/{number}"), level)
         return x
 
     def _again(self, net: Denoiser, x: Tensor, cond: Cond, rng: Rng, level: float) -> Tensor:

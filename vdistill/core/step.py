@@ -17,13 +17,15 @@ from .rng import Rng
 @dataclass(frozen=True)
 class Batch:
     """x: clean samples [B, C, T, ...] (their shape is what a data-free method generates); weight: [B]; keys: whose;
-    regions: name -> share of each position that is in it, [B, 1, T, ...], in [0, 1]."""
+    regions: name -> share of each position that is in it, [B, 1, T, ...], in [0, 1]; past: what a student that goes on
+    from the samples is shown of them, of x's shape, where that is not x."""
 
     x: Tensor
     cond: Cond
     weight: Tensor | None = None
     keys: tuple[str, ...] = ()
     regions: Mapping[str, Tensor] = field(default_factory=dict)
+    past: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -31,7 +33,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         weight = None if self.weight is None else self.weight.to(device)
         regions = {name: share.to(device) for name, share in self.regions.items()}
-        return Batch(self.x.to(device), self.cond.to(device), weight, self.keys, regions)
+        past = None if self.past is None else self.past.to(device)
+        return Batch(self.x.to(device), self.cond.to(device), weight, self.keys, regions, past)
 
     def mean(self, per_sample: Tensor) -> Tensor:
         """Mean of [B] values under the sample weights (plain mean without them)."""
@@ -58,13 +61,13 @@ def alone(net: Denoiser, x: Tensor) -> Denoiser:
     return net
 
 
-Shown = Callable[[Denoiser, Tensor, Cond, Rng], Tensor]
-"""What a network that goes on from clean samples x [B, C, T, ...] is shown of them, of x's shape."""
+Shown = Callable[[Denoiser, Batch, Rng], Tensor]
+"""What a network that goes on from the clean samples of a batch, [B, C, T, ...], is shown of them, of their shape."""
 
 
-def true_past(net: Denoiser, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
-    """The samples themselves."""
-    return x
+def given_past(net: Denoiser, batch: Batch, rng: Rng) -> Tensor:
+    """What the data says; the samples themselves where it says nothing."""
+    return batch.x if batch.past is None else batch.past
 
 
 class Generate(Protocol):

@@ -17,7 +17,7 @@ from ..core.guided import PerSample
 from ..core.inputs import Inputs
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Loss, See, Shown, alone, true_past
+from ..core.step import Batch, Loss, See, Shown, alone, given_past
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class GuidanceDistillation:
         module: nn.Module,
         inputs: Inputs,
         see: See = alone,
-        past: Shown = true_past,
+        past: Shown = given_past,
     ) -> None:
         self.cfg, self.teacher, self.student, self.inputs = cfg, teacher, student, inputs
         self.see, self.past = see, past
@@ -58,7 +58,7 @@ class GuidanceDistillation:
         cfg, path = self.cfg, self.student.schedule
         scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
-        student = self.see(self.student, self.past(self.student, batch.x, batch.cond, rng))
+        student = self.see(self.student, self.past(self.student, batch, rng))
         plain = cfg.low == cfg.high == 1
         guided = self.teacher if plain else PerSample(self.teacher, scale, cfg.name, cfg.max_batch)
         teacher = self.see(guided, batch.x)

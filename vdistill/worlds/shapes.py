@@ -96,19 +96,32 @@ def signed_distance(shape: str, u: Tensor, v: Tensor, radius: Tensor) -> Tensor:
     raise ValueError(f"unknown shape {shape!r}; the world has {', '.join(SHAPES)}")
 
 
+def own_frame(centre: Tensor, angle: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """(u right, v down), [..., size, size] pixels, of every pixel in the frame of an object: see `coverage`."""
+    grid = torch.arange(size, dtype=centre.dtype, device=centre.device) + 0.5
+    dx = grid[None, :] - centre[..., 0, None, None]
+    dy = grid[:, None] - centre[..., 1, None, None]
+    cos, sin = torch.cos(angle)[..., None, None], torch.sin(angle)[..., None, None]
+    return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def body(shape: str, u: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    """How much of each pixel the object would cover without its mark, in [0, 1]; the arguments of `signed_distance`."""
+    return (0.5 - signed_distance(shape, u, v, r)).clamp(0, 1)
+
+
+def hole(u: Tensor, v: Tensor, r: Tensor) -> Tensor:
+    """How much of each pixel is in the mark that shows the orientation, in [0, 1]."""
+    return (0.5 - (torch.hypot(u, v + 0.42 * r) - 0.24 * r)).clamp(0, 1)
+
+
 def coverage(shape: str, centre: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:
     """How much of each pixel the object covers, [..., size, size] in [0, 1].
 
     centre: [..., 2] pixels; angle: [...] radians clockwise; radius: [...] pixels. The small hole shows the orientation.
     """
-    grid = torch.arange(size, dtype=centre.dtype, device=centre.device) + 0.5
-    dx = grid[None, :] - centre[..., 0, None, None]
-    dy = grid[:, None] - centre[..., 1, None, None]
-    cos, sin = torch.cos(angle)[..., None, None], torch.sin(angle)[..., None, None]
-    u, v, r = cos * dx + sin * dy, cos * dy - sin * dx, radius[..., None, None]
-    body = (0.5 - signed_distance(shape, u, v, r)).clamp(0, 1)
-    hole = (0.5 - (torch.hypot(u, v + 0.42 * r) - 0.24 * r)).clamp(0, 1)
-    return body * (1 - hole)
+    (u, v), r = own_frame(centre, angle, size), radius[..., None, None]
+    return body(shape, u, v, r) * (1 - hole(u, v, r))
 
 
 def bounce(position: Tensor, low: float, high: float) -> Tensor:
@@ -144,8 +157,9 @@ class Shapes:
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
     leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
-    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split: "train"
-    never shows the held-out triples, "test" shows nothing else, "all" both.
+    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; mistaken: share
+    of clips whose past is shown with mistakes (mistaken.py); split: "train" never shows the held-out triples, "test"
+    shows nothing else, "all" both.
     """
 
     frames: int = 17
@@ -156,6 +170,7 @@ class Shapes:
     seed: int = 0
     turning: float = 0.0
     late: int = 0
+    mistaken: float = 0.0
 
     def things(self, index: int) -> list[Thing]:
         """Ground-truth attributes of clip `index`."""
