@@ -183,7 +183,7 @@ def make_method(
         return causal_method(config, family, roles)
     if isinstance(m, MethodMixed):
         assert config.scales is not None
-        often: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
+        often: Times = Grid(m.times) if m.times else Shifted(LogitNormal(m.time_mean, m.time_std), schedule)
         few = Straight(m.times) if m.times and m.substeps else m.times  # on the teacher's ODE no fresh noise belongs
         seen = inputs_of(config, m.inputs, few or (), often, m.data_weight)
         return mixed_method(m, config.scales, family, roles, seen, limit), few

@@ -25,7 +25,7 @@ from ..methods.mixed import MixedConfig, MixedDistillation, Supervision
 from ..video.extend import Continued
 from .begun import Begun
 from .build_sync import sync_terms
-from .schema_scales import MethodMixed, ScalesSpec, SupervisionSpec
+from .schema_scales import PUSHED, MethodMixed, ScalesSpec, SupervisionSpec
 
 AnyFamily = StockFamily | AnalyticFamily
 
@@ -56,13 +56,23 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
         if set(own.size.names) != {*law.usual, *more}:
             known = ", ".join(own.size.names)
             raise UserError(f"this model was taught scales of {known}", "scales.conditions", "name these")
+        if spec.gains and not own.size.pushed:
+            raise UserError("this model was taught scales without gains", "scales.gains", "leave it out")
         own.size = replace(own.size, gain=gains or own.size.gain)
         return family
     if spec.tokens == "none":
         return family
     usual, most = {**law.usual, **dict.fromkeys(more, 1.0)}, {**law.most, **dict.fromkeys(more, 1.0)}
     network.beside[NAME] = tokens_for(
-        network, (*law.usual, *more), most, spec.tokens, usual=usual, gain=gains, count=spec.count, width=spec.width
+        network,
+        (*law.usual, *more),
+        most,
+        spec.tokens,
+        usual=usual,
+        gain=gains,
+        count=spec.count,
+        width=spec.width,
+        pushed=tuple(name for name in spec.names if spec.gains and name in PUSHED),
     )
     return family
 
@@ -73,6 +83,8 @@ def push_alike(family: StockFamily, own: Net) -> None:
     if ours is not None and NAME in beside:
         theirs = beside[NAME]
         assert isinstance(theirs, GuidanceTokens)
+        if ours.size.pushed and not theirs.size.pushed:
+            raise UserError("that student was taught scales without gains", "method.start", "leave out scales.gains")
         theirs.size = replace(theirs.size, gain=ours.size.gain or theirs.size.gain)
 
 

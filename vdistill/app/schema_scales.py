@@ -67,6 +67,11 @@ class ScalesSpec(Section):
     rate: float = note(
         1.0, "learning rate of tokens and of what reads them, over that of the network", "times", gt=0, le=1000
     )
+    gains: bool = note(
+        False,
+        "learn too how far what each layer reads of ref and audio is pushed from its null: a gain for every channel, "
+        "by the time, times (scale - 1)",
+    )
     at_usual: Share = note(0.25, "share of samples at the usual scales", "share")
     at_ones: Share = note(0.25, "share of samples without guidance; the rest is drawn up to the largest", "share")
     balanced: Share = note(
@@ -82,7 +87,7 @@ class ScalesSpec(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k != "rate" or v != 1}
+        return {k: v for k, v in whole(self).items() if (k, v) not in (("rate", 1), ("gains", False))}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,6 +120,12 @@ class ScalesSpec(Section):
                 raise fault(
                     f"conditions.{name}.gain", f"is of students told scales, and tokens: {self.tokens} tells none"
                 )
+        if self.gains and not self.tells:
+            raise fault("gains", f"are of students told scales, and tokens: {self.tokens} tells none")
+        if self.gains and not set(self.names) & set(PUSHED):
+            raise fault("gains", f"are of {' and '.join(PUSHED)}, and conditions names neither")
+        if self.gains and any(each.gain for each in self.conditions.values()):
+            raise fault("gains", "are learned, and a condition's 'gain' says them; take one of both")
         if self.quality and not self.tells:
             raise fault("quality", f"cannot be told with tokens: {self.tokens}")
         return self
@@ -156,6 +167,8 @@ class MethodMixed(Section):
     supervision: SupervisionSpec | None = note(None, "what data adds; the teacher alone when left out")
     floor: float = note(0.05, "smallest t in the loss weight 1 / t^2", "t, 1 = noise", gt=0, le=1)
     times: Few | None = note(None, "times of a few-step student; any number of steps when left out", "t, 1 = noise")
+    time_mean: float = note(0.0, "without times: mean of the logit-normal law of t, before the time shift", "logit")
+    time_std: float = note(1.0, "without times: its standard deviation", "logit", gt=0)
     substeps: int = note(
         0, "solver steps of the teacher from one of the times to the next; 0: its estimate", "steps", ge=0
     )
@@ -172,13 +185,16 @@ class MethodMixed(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("begin", "sync", "start") or v is not None}
+        usual = {"begin": None, "sync": None, "start": None, "time_mean": 0, "time_std": 1}
+        return {k: v for k, v in whole(self).items() if k not in usual or v != usual[k]}
 
     @model_validator(mode="after")
     def _times_where_needed(self) -> MethodMixed:
         if self.times is None and (self.inputs != "data" or self.substeps):
             key = "substeps" if self.substeps else "inputs"
             raise fault(key, "needs the student's 'times'")
+        if self.times is not None and (self.time_mean, self.time_std) != (0, 1):
+            raise fault("time_mean", "is of students of any number of steps, and 'times' says those of this one")
         if self.inputs == "backward" and self.supervision is not None:
             raise fault("supervision", "needs noised data: inputs data or mix")
         return self

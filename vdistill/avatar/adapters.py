@@ -72,7 +72,8 @@ class Adapters(nn.Module):
     """Reads of Cond: along "audio" [B, T, S, F], or [B, T, N, S, F] of N speakers; "audio.on" [B, T] or [B, T, N] of
     NULL, SPEAKS, LISTENS; "speakers" [B, T, N, h, w], share of each token of the grid that shows a speaker; fields
     "ref" [B, C, h, w], a latent frame, and "ref.on" [B]. What is not there is a learned null. Fields "gain.audio" and
-    "gain.ref" [B] push what is read of either from its null (`reading.Push`); without them it stays as learned.
+    "gain.ref", [B] or [B, layers + 1, dim], push what is read of either from its null (`reading.Push`), in every layer
+    and, last, where the reference lies; without them it stays as learned.
     """
 
     def __init__(self, size: AdapterSize) -> None:
@@ -93,16 +94,20 @@ class Adapters(nn.Module):
 
     # -- acting on a network ---------------------------------------------------------------------------------------
 
+    def adds(self, cond: Cond, t: Tensor) -> Cond:
+        """Nothing."""
+        return cond
+
     @contextmanager
     def acting(self, host: Host, x: Tensor, cond: Cond) -> Iterator[None]:
         """Inside, the layers of `host` that read text read what `cond` holds beside it. x: [B, C, T, H, W]."""
         told = self.told(x, cond, host.patch)
         layers = host.readers()
         stock = [layer.processor for layer in layers]
-        for layer, readers, processor in zip(layers, self.blocks, stock, strict=True):
+        for place, (layer, readers, processor) in enumerate(zip(layers, self.blocks, stock, strict=True)):
             assert isinstance(readers, BlockReaders)
-            layer.processor = Reading(processor, readers, told)
-        hook = host.model.patch_embedding.register_forward_hook(self.placed(told))
+            layer.processor = Reading(processor, readers, told.at(place))
+        hook = host.model.patch_embedding.register_forward_hook(self.placed(told.at(len(self.blocks))))
         try:
             yield
         finally:

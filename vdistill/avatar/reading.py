@@ -8,7 +8,7 @@ values read the new tokens; values are born zero, so that a newborn network says
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from einops import rearrange
@@ -23,7 +23,8 @@ FEW = 16
 @dataclass(frozen=True)
 class Push:
     """r -> n + gain (r - n), of what is read and what would be read of the null: guidance within one pass, as
-    normalized attention guidance (Chen et al. 2025) without its norm. gain: [B]; null: its token, [W]."""
+    normalized attention guidance (Chen et al. 2025) without its norm. gain: [B], [B, D], or [B, places, D] of several
+    places; null: its token, [W]."""
 
     gain: Tensor
     null: Tensor
@@ -31,8 +32,12 @@ class Push:
     def __call__(self, read: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
         """read: [k B, n, D], the k rows of a sample side by side; of: what reads a null, [W] -> [D]."""
         none = of(self.null).to(read.dtype)
-        gain = self.gain.to(read.dtype).repeat_interleave(len(read) // len(self.gain))
-        return none + gain[:, None, None] * (read - none)
+        gain = self.gain.to(read.dtype).repeat_interleave(len(read) // len(self.gain), 0)
+        return read + (gain.view(len(read), 1, -1) - 1) * (read - none)  # at gains of 1 what was read, to the bit
+
+    def at(self, place: int) -> Push:
+        """That of one place."""
+        return self if self.gain.ndim == 1 else Push(self.gain[:, place], self.null)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Told:
     ref: Tensor | None = None
     louder: Push | None = None
     nearer: Push | None = None
+
+    def at(self, place: int) -> Told:
+        """What one place is told."""
+        louder, nearer = (push and push.at(place) for push in (self.louder, self.nearer))
+        return replace(self, louder=louder, nearer=nearer)
 
 
 class Reader(nn.Module):

@@ -26,7 +26,7 @@ ON = "on"
 """Field "guidance.on" [B]: 0 where a network is told no scale at all and answers plainly; 1 where it is left out."""
 
 GAIN = "gain"
-"""Fields "gain.<name>" [B] of conditions that are pushed within a pass (`gains_in`)."""
+"""Fields "gain.<name>", [B] or [B, places, channels], of conditions that are pushed within a pass (`gains_in`)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from ..core.checkpoint import fill, read_tensors
 from ..core.cond import Cond
 from ..core.errors import UserError
 from ..core.guided import INPUT
-from ..core.plan import ON, scales_in
+from ..core.plan import GAIN, ON, scales_in
+from .learned_gains import LearnedGains
 
 NAME = "scales"
 """Under which a network holds them."""
@@ -55,7 +56,8 @@ class TokenSize:
     """names: of the scales; blocks: widths of the network's blocks; time: width of its time embedding; mode: token,
     adaln (the time is shifted), both, or fixed (tokens that are told nothing); count: K; width: of a token and of its
     readers; most: name -> largest scale learned; usual: name -> the scale it is used at; gain: name -> how much
-    farther than at its usual scale what is read of it is pushed from its null, for each 1 of scale (`gains_at`)."""
+    farther than at its usual scale what is read of it is pushed from its null, for each 1 of scale (`gains_at`);
+    pushed: conditions for which that is learned (learned_gains.py); reads: (places where they are read, channels)."""
 
     names: tuple[str, ...]
     blocks: tuple[int, ...]
@@ -66,6 +68,8 @@ class TokenSize:
     most: Mapping[str, float] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
+    pushed: tuple[str, ...] = ()
+    reads: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         for name, k in self.gain.items():
@@ -148,6 +152,17 @@ class GuidanceTokens(nn.Module):
         self.tokens = ScaleTokens(size.names, size.count, size.width, size.mode == "fixed") if has_tokens else None
         self.readers = nn.ModuleList(TokenReader(dim, size.width) for dim in size.blocks if has_tokens)
         self.shifts = nn.ModuleList(ScaleMlp(size.time, silent=True) for _ in size.names if has_shift)
+        self.gains = LearnedGains(size.pushed, *size.reads) if size.pushed else None
+
+    def adds(self, cond: Cond, t: Tensor) -> Cond:
+        """The conditions with the gains that adapters push by, where scales are told and gains are learned."""
+        scales = scales_in(cond)
+        if self.gains is None or not scales.keys() >= set(self.size.pushed):
+            return cond
+        on = cond.fields.get(f"{INPUT}.{ON}", torch.ones(len(t), device=t.device))
+        for name, gain in self.gains(scales, t, on).items():
+            cond = cond.with_field(f"{GAIN}.{name}", gain)
+        return cond
 
     @contextmanager
     def acting(self, host: Host, x: Tensor, cond: Cond) -> Iterator[None]:
@@ -196,7 +211,8 @@ class GuidanceTokens(nn.Module):
             return None
         try:
             said = json.loads(path.read_text())
-            made = cls(TokenSize(**{**said, "names": tuple(said["names"]), "blocks": tuple(said["blocks"])}))
+            lists = {key: tuple(said[key]) for key in ("names", "blocks", "pushed", "reads") if key in said}
+            made = cls(TokenSize(**{**said, **lists}))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"is damaged ({error})", str(path), "copy the folder again") from error
         fill(made, read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
@@ -241,7 +257,7 @@ def time_embedder(model: nn.Module) -> TimestepEmbedding:
 
 
 def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode: Mode, **said: Any) -> GuidanceTokens:
-    """New tokens for a network, which change nothing yet. said: usual, count and width of TokenSize.
+    """New tokens for a network, which change nothing yet. said: usual, gain, count, width and pushed of TokenSize.
 
     UserError for a model of two networks.
     """
@@ -249,4 +265,5 @@ def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode
         raise UserError("tokens act on one network, and this model has two", "scales.tokens", "take mode none")
     blocks = tuple(host.width(i) for i in range(len(host.blocks()))) if mode != "adaln" else ()
     time = int(time_embedder(host.model).linear_2.out_features) if mode in ("adaln", "both") else 0
-    return GuidanceTokens(TokenSize(tuple(names), blocks, time, mode, most=dict(most), **said))
+    reads = (len(host.blocks()) + 1, host.width(0)) if said.get("pushed") else (0, 0)
+    return GuidanceTokens(TokenSize(tuple(names), blocks, time, mode, most=dict(most), reads=reads, **said))

@@ -37,6 +37,9 @@ def dtype_of(model: Any) -> torch.dtype:
 class Beside(Protocol):
     """Modules that act on a stock network from beside it, with weights and a file of their own."""
 
+    def adds(self, cond: Cond, t: Tensor) -> Cond:
+        """The conditions of a forward pass at t, [B] or [B, T], with what these modules say to the others."""
+
     def acting(self, host: Any, x: Tensor, cond: Cond) -> AbstractContextManager[None]:
         """Inside, the network `host` answers for x [B, C, T, H, W] under `cond` as these modules make it."""
 
@@ -122,6 +125,8 @@ class StockNet(nn.Module):
             raise UserError(
                 "a clip that starts from an image is made at once", "causal", "take a folder that starts from text"
             )
+        for each in self.beside.values():
+            cond = each.adds(cond, t)  # type: ignore[operator]
         with ExitStack() as held:
             for each in self.beside.values():
                 held.enter_context(each.acting(self, x, cond))  # type: ignore[operator]
