@@ -15,7 +15,7 @@ from vdistill.app.schema_scales import ScalesSpec
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.plan import GAIN, ON, tell
-from vdistill.families.guidance_tokens import NAME, GuidanceTokens, tokens_for
+from vdistill.families.guidance_tokens import NAME, SIZES, GuidanceTokens, tokens_for
 from vdistill.families.learned_gains import LearnedGains
 from vdistill.families.stock import StockFamily
 
@@ -47,7 +47,7 @@ def test_they_are_their_formula() -> None:
         a, t = gains.slopes[name], T.tolist()
         for sample, scale in enumerate(SCALES[name].tolist()):
             slope = sum(4 * float(a[k, 2, 1].detach()) * math.cos(math.pi * k * t[sample]) for k in range(4))
-            assert float(made[name][sample, 2, 1]) == pytest.approx(1 + (scale - 1) * slope, abs=1e-5)
+            assert float(made[name][sample, 2, 1].detach()) == pytest.approx(1 + (scale - 1) * slope, abs=1e-5)
         assert torch.equal(gains(ONES, T, torch.ones(2))[name], torch.ones(2, 3, 2))
         assert torch.equal(gains(SCALES, T, torch.tensor([1.0, 0.0]))[name][1], torch.ones(3, 2))
         each = torch.stack([T / 2, T, T / 3], 1)  # a time for each position: the latest is that of the noise
@@ -106,6 +106,10 @@ def test_they_are_kept_with_the_tokens(tmp_path: Path) -> None:
     again = GuidanceTokens.read(tmp_path)
     assert again is not None and again.size == tokens.size and again.gains is not None
     assert torch.equal(again.gains.slopes["ref"], tokens.gains.slopes["ref"])  # type: ignore[union-attr]
+    said = tmp_path / SIZES
+    said.write_text(said.read_text().replace('"gain": {}', '"gain": {"ref": 0.3}'))
+    with pytest.raises(UserError, match="gain of ref: 0.3, and that is learned"):
+        GuidanceTokens.read(tmp_path)
 
 
 def test_who_was_taught_without_gains_is_not_taught_with_them_further() -> None:

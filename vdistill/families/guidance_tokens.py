@@ -73,6 +73,8 @@ class TokenSize:
 
     def __post_init__(self) -> None:
         for name, k in self.gain.items():
+            if name in self.pushed:
+                raise ValueError(f"gain of {name}: {k}, and that is learned; leave it out")
             if name not in self.names or name not in self.usual or not 0 <= k < math.inf:
                 raise ValueError(f"gain of {name}: {k}, expected a number from 0 of one of {', '.join(self.usual)}")
 
