@@ -134,6 +134,8 @@ def test_a_new_student_is_the_teacher_bit_for_bit(teacher: Path, tokens: str) ->
         ({"scales": {**SCALES, "gains": True}}, "gains"),
         ({"scales": {"conditions": {"ref": {"usual": 2.0}}, "gains": True, "tokens": "fixed"}}, "gains"),
         ({"scales": {"conditions": {"ref": {"usual": 2.0, "gain": 0.2}}, "gains": True}}, "gains"),
+        ({"scales": {**SCALES, "rank": 8, "tokens": "adaln"}}, "rank"),
+        ({"scales": {**SCALES, "rank": 8, "tokens": "fixed"}}, "rank"),
         ({"method": {"name": "mixed", "times": [1.0, 0.5], "time_mean": 1.0}}, "time_mean"),
         ({"method": {"name": "guidance"}}, "scales"),
         ({"method": {"name": "lcm", "guidance_low": 1.0}}, "method.guidance_low"),

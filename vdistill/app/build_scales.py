@@ -58,6 +58,8 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
             raise UserError(f"this model was taught scales of {known}", "scales.conditions", "name these")
         if spec.gains and not own.size.pushed:
             raise UserError("this model was taught scales without gains", "scales.gains", "leave it out")
+        if spec.rank not in (0, own.size.rank):
+            raise UserError(f"this model was taught scales with rank {own.size.rank}", "scales.rank", "leave it out")
         own.size = replace(own.size, gain=gains or own.size.gain)
         return family
     if spec.tokens == "none":
@@ -73,6 +75,7 @@ def with_tokens(family: StockFamily, spec: ScalesSpec | None) -> StockFamily:
         count=spec.count,
         width=spec.width,
         pushed=tuple(name for name in spec.names if spec.gains and name in PUSHED),
+        rank=spec.rank,
     )
     return family
 
@@ -85,6 +88,10 @@ def push_alike(family: StockFamily, own: Net) -> None:
         assert isinstance(theirs, GuidanceTokens)
         if ours.size.pushed and not theirs.size.pushed:
             raise UserError("that student was taught scales without gains", "method.start", "leave out scales.gains")
+        if ours.size.rank not in (0, theirs.size.rank):
+            raise UserError(
+                f"that student was taught scales with rank {theirs.size.rank}", "method.start", "leave out scales.rank"
+            )
         theirs.size = replace(theirs.size, gain=ours.size.gain or theirs.size.gain)
 
 

@@ -72,6 +72,13 @@ class ScalesSpec(Section):
         "learn too how far what each layer reads of ref and audio is pushed from its null: a gain for every channel, "
         "by the time, times (scale - 1)",
     )
+    rank: int = note(
+        0,
+        "width, for each scale, of a branch beside each block whose answer is added times (scale - 1); 0 for none",
+        "channels",
+        ge=0,
+        le=4096,
+    )
     at_usual: Share = note(0.25, "share of samples at the usual scales", "share")
     at_ones: Share = note(0.25, "share of samples without guidance; the rest is drawn up to the largest", "share")
     balanced: Share = note(
@@ -87,7 +94,8 @@ class ScalesSpec(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if (k, v) not in (("rate", 1), ("gains", False))}
+        usual = {"rate": 1, "gains": False, "rank": 0}
+        return {k: v for k, v in whole(self).items() if k not in usual or v != usual[k]}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,6 +134,10 @@ class ScalesSpec(Section):
             raise fault("gains", f"are of {' and '.join(PUSHED)}, and conditions names neither")
         if self.gains and any(each.gain for each in self.conditions.values()):
             raise fault("gains", "are learned, and a condition's 'gain' says them; take one of both")
+        if self.rank and (not self.tells or self.tokens == "adaln"):
+            raise fault(
+                "rank", f"is of a branch beside tokens told scales, and tokens: {self.tokens} has no place for it"
+            )
         if self.quality and not self.tells:
             raise fault("quality", f"cannot be told with tokens: {self.tokens}")
         return self

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,11 +28,14 @@ from ..core.errors import UserError
 from ..core.guided import INPUT
 from ..core.plan import GAIN, ON, scales_in
 from .learned_gains import LearnedGains
+from .scale_branch import ScaleBranch
 
 NAME = "scales"
 """Under which a network holds them."""
 SIZES, WEIGHTS = "guidance_tokens.json", "guidance_tokens.safetensors"
 Mode = Literal["token", "adaln", "both", "fixed"]
+Adds = Callable[[Tensor], Tensor]
+"""A block's answer -> what is added to it."""
 WAVES = 4  # sines and cosines of log(1 + s), of frequencies 1, 2, 4, 8
 
 
@@ -57,7 +61,8 @@ class TokenSize:
     adaln (the time is shifted), both, or fixed (tokens that are told nothing); count: K; width: of a token and of its
     readers; most: name -> largest scale learned; usual: name -> the scale it is used at; gain: name -> how much
     farther than at its usual scale what is read of it is pushed from its null, for each 1 of scale (`gains_at`);
-    pushed: conditions for which that is learned (learned_gains.py); reads: (places where they are read, channels)."""
+    pushed: conditions for which that is learned (learned_gains.py); reads: (places where they are read, channels);
+    rank: of the branch beside each block (scale_branch.py), 0 for none."""
 
     names: tuple[str, ...]
     blocks: tuple[int, ...]
@@ -70,6 +75,7 @@ class TokenSize:
     gain: Mapping[str, float] = field(default_factory=dict)
     pushed: tuple[str, ...] = ()
     reads: tuple[int, int] = (0, 0)
+    rank: int = 0
 
     def __post_init__(self) -> None:
         for name, k in self.gain.items():
@@ -155,6 +161,7 @@ class GuidanceTokens(nn.Module):
         self.readers = nn.ModuleList(TokenReader(dim, size.width) for dim in size.blocks if has_tokens)
         self.shifts = nn.ModuleList(ScaleMlp(size.time, silent=True) for _ in size.names if has_shift)
         self.gains = LearnedGains(size.pushed, *size.reads) if size.pushed else None
+        self.branches = nn.ModuleList(ScaleBranch(size.names, dim, size.rank) for dim in size.blocks if size.rank)
 
     def adds(self, cond: Cond, t: Tensor) -> Cond:
         """The conditions with the gains that adapters push by, where scales are told and gains are learned."""
@@ -184,7 +191,10 @@ class GuidanceTokens(nn.Module):
         if self.tokens is not None:
             tokens = self.tokens(scales).to(next(self.parameters()).dtype)
             for i, (block, reader) in enumerate(zip(blocks, self.readers, strict=True)):
-                block.forward = _Read(host, i, stock[i], reader, tokens, on)  # type: ignore[method-assign]
+                adds: list[Adds] = [partial(_told, reader, tokens, on)]
+                if len(self.branches):
+                    adds.append(partial(self.branches[i], scales=scales, on=on))
+                block.forward = _Behind(host, i, stock[i], adds)  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -222,24 +232,26 @@ class GuidanceTokens(nn.Module):
         return made.to(dtype)
 
 
-class _Read:
-    """A block's forward with a reader behind it. It stands in the block's own `forward`, which gradient checkpointing
-    keeps for the second time it runs."""
+class _Behind:
+    """A block's forward with what is added to its answer. It stands in the block's own `forward`, which gradient
+    checkpointing keeps for the second time it runs."""
 
-    def __init__(
-        self, host: Host, layer: int, stock: Callable[..., Any], reader: nn.Module, tokens: Tensor, on: Tensor
-    ) -> None:
-        self.host, self.layer, self.stock, self.reader, self.tokens, self.on = host, layer, stock, reader, tokens, on
+    def __init__(self, host: Host, layer: int, stock: Callable[..., Any], adds: Sequence[Adds]) -> None:
+        self.host, self.layer, self.stock, self.adds = host, layer, stock, adds
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         out = self.stock(*given, **named)
         h = self.host.tapped(self.layer, out)
-        more = h + self.on.to(h.dtype).view(-1, 1, 1) * self.reader(h, self.tokens)
+        more = sum((add(h) for add in self.adds), h)
         if out is h:
             return more
         if isinstance(out, tuple) and any(each is h for each in out):
             return tuple(more if each is h else each for each in out)
         raise UserError("its blocks have no place for tokens", "scales.tokens", "take mode adaln")
+
+
+def _told(reader: nn.Module, tokens: Tensor, on: Tensor, h: Tensor) -> Tensor:
+    return on.to(h.dtype).view(-1, 1, 1) * reader(h, tokens)  # type: ignore[no-any-return]
 
 
 def _shifted(shift: Tensor) -> Callable[..., Tensor]:
@@ -259,7 +271,7 @@ def time_embedder(model: nn.Module) -> TimestepEmbedding:
 
 
 def tokens_for(host: Host, names: Sequence[str], most: Mapping[str, float], mode: Mode, **said: Any) -> GuidanceTokens:
-    """New tokens for a network, which change nothing yet. said: usual, gain, count, width and pushed of TokenSize.
+    """New tokens for a network, which change nothing yet. said: the other fields of TokenSize.
 
     UserError for a model of two networks.
     """
