@@ -34,6 +34,10 @@ STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
     "guidance": ({"name": "guidance", "scale_low": 2, "scale_high": 2, "times": [1.0, 0.6], "inputs": "mix"}, {}),
+    "truth": (
+        {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix", "truth": 2},
+        {},
+    ),
     "resampled": ({"name": "forcing", "own_scale": 2}, {"resample": {}}),
     "mended": (
         {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix"},
@@ -200,6 +204,8 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("guidance", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 2}}, "method.scale_low"),
         ("guidance", {"method": {**STAGES["guidance"][0], "inputs": "bank"}}, "method.inputs"),
         ("mended", {"method": {"name": "guidance", "scale_low": 1, "scale_high": 1}}, "method.times"),
+        ("guidance", {"method": {**STAGES["guidance"][0], "truth": 3}}, "method.truth"),
+        ("guidance", {"method": {**STAGES["guidance"][0], "truth": 2}, "causal": None}, "method.truth"),
         ("resampled", {"method": {"name": "forcing", "kind": "diffusion"}}, "causal.resample"),
         ("self_forcing", {"causal": {"resample": {}}}, "causal.resample"),
         ("self_forcing", {"data": MISTAKEN}, "data.mistaken"),

@@ -21,10 +21,12 @@ from vdistill.methods.guidance import GuidanceConfig, GuidanceDistillation
 LAYOUT = Layout(2, window=4)
 
 
-def test_guidance_is_learned_from_what_the_teacher_says_of_every_block_with_its_memory() -> None:
+@pytest.mark.parametrize("truth", [None, 2])
+def test_guidance_is_learned_from_what_the_teacher_says_of_every_block_with_its_memory(truth: int | None) -> None:
+    """Or of those before `truth`, and the sample itself from there on."""
     f, teacher, b, rng, scale = family(), other(), clips(family()), Rng(3), 2.5
     method = GuidanceDistillation(
-        GuidanceConfig(scale, scale), teacher.net, f.net, f.net, Noised(Grid(TIMES)), Past(LAYOUT)
+        GuidanceConfig(scale, scale, truth=truth), teacher.net, f.net, f.net, Noised(Grid(TIMES)), Past(LAYOUT)
     )
     said = method.loss("student", b, rng).total
     t = Grid(TIMES)(rng, len(b), b.x, "input/t")
@@ -32,6 +34,8 @@ def test_guidance_is_learned_from_what_the_teacher_says_of_every_block_with_its_
     with torch.no_grad():
         goal = by_memory(Guided(teacher.net, cfg(scale)), LAYOUT, b.x, xt, t, b)
         guess = by_memory(f.net, LAYOUT, b.x, xt, t, b)
+    if truth is not None:
+        goal[:, :, truth:] = b.x[:, :, truth:]
     right = weighted_x0(guess, goal, t, f.schedule, "flow", 0.05).mean()
     torch.testing.assert_close(said.detach(), right, rtol=1e-6, atol=0)
 

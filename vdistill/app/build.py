@@ -189,7 +189,7 @@ def make_method(
         return mixed_method(m, config.scales, family, roles, seen, limit), few
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
-        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit)
+        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit, m.truth)
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
         see, past = see_of(config, family), past_of(config, family)

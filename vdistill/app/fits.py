@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..core.errors import UserError
 from .fits_judge import judge_misfits
 from .schema_drop import Dropping
 from .schema_family import FamilyAnalytic, FamilyStock, FamilyTiny
@@ -191,6 +192,11 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
             yield key, f"{what} needs a section causal: (block: 3)"
         if getattr(config.data, "mistaken", 0):
             yield "data.mistaken", "is of pasts, which only a causal student is shown; leave it out"
+        if getattr(method, "truth", None) is not None:
+            yield (
+                "method.truth",
+                "is of pasts that say how a clip goes on, which only a causal student is shown; leave it out",
+            )
         return
     if family.name not in CAUSAL:
         yield "causal", f"family {family.name} has no sequence to go along; {', '.join(CAUSAL)} have"
@@ -222,6 +228,11 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
         what = f"{method.name} shows pasts of at most {shown:g}, and a stream would remember them at {causal.level:g}"
         more = ", or raise method.context_noise" if method.name == "forcing" else ""
         yield "causal.level", f"{what}; take {shown:g}{more}"
+    if method.name == "guidance" and method.truth is not None:
+        try:
+            causal.layout().blocks(method.truth)
+        except UserError as error:
+            yield "method.truth", error.what
     if method.name == "guidance" and method.inputs == "bank":
         yield "method.inputs", "a bank's clips were made whole; a causal student takes data, backward or mix"
     if method.name == "guidance" and method.scale_low < method.scale_high:

@@ -84,6 +84,18 @@ class MethodGuidance(Section):
         "bank, states of the clip's own trajectory",
     )
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
+    truth: int | None = note(
+        None,
+        "of causal students of data whose past says how it goes on: the first latent frame whose goal is the clip "
+        "itself, sharper than the teacher's estimate of it; the teacher's everywhere when left out",
+        "latents",
+        ge=1,
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "truth" or v is not None}
 
     @model_validator(mode="after")
     def _own_sampling_needs_times(self) -> MethodGuidance:
