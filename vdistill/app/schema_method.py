@@ -86,7 +86,7 @@ class MethodGuidance(Section):
     data_weight: Share = note(0.5, "chance of noised data with inputs: mix", "share")
     truth: int | None = note(
         None,
-        "of causal students of data whose past says how it goes on: the first latent frame whose goal is the clip "
+        "of causal students of data whose past says how it goes on: latent frames after which the goal is the clip "
         "itself, sharper than the teacher's estimate of it; the teacher's everywhere when left out",
         "latents",
         ge=1,

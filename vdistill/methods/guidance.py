@@ -25,7 +25,7 @@ from ..core.step import Batch, Loss, See, Shown, alone, given_past
 @dataclass(frozen=True)
 class GuidanceConfig:
     """low, high: range of the scale; name: the condition it guides; floor: smallest t in the weight 1 / t^2;
-    max_batch: samples in one guided forward; truth: the first of T positions whose goal is the sample itself."""
+    max_batch: samples in one guided forward; truth: positions after which the goal is the sample itself."""
 
     low: float = 1.0
     high: float = 4.0

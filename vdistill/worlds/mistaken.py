@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.rng import Rng
-from .shapes import BACKGROUND, COLOURS, SHAPES, Scene, Shapes, body, hole, own_frame, parse, track
+from .shapes import BACKGROUND, COLOURS, SHAPES, Scene, Shapes, hole, own_frame, parse, signed_distance, track
 
 BENDS = 3  # waves around an outline
 
@@ -56,8 +56,9 @@ def drawn(scene: Scene, wrong: Mistake, frames: Tensor, size: int) -> Tensor:
     for arms, size_of, phase, turn in wrong.bends:
         grown = grown + size_of * torch.cos(arms * around + phase + turn * since)
     assert scene.thing.shape is not None
-    own, other = (body(shape, u / grown, v / grown, r) for shape in (scene.thing.shape, wrong.shape))
-    return torch.lerp(own, other, wrong.share) * (1 - wrong.mark * hole(u, v, r))
+    own, other = (signed_distance(shape, u / grown, v / grown, r) for shape in (scene.thing.shape, wrong.shape))
+    body = (0.5 - torch.lerp(own, other, wrong.share)).clamp(0, 1)  # between a square and a circle lie round corners
+    return body * (1 - wrong.mark * hole(u, v, r))
 
 
 def mistaken(world: Shapes, index: int) -> Tensor:
