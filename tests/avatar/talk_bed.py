@@ -7,9 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vdistill.app.build_scales import with_tokens
+from vdistill.app.schema_scales import ScalesSpec
 from vdistill.avatar.adapters import NAME, Adapters, size_for
 from vdistill.avatar.conditions import NULL
 from vdistill.core.cond import Cond
+from vdistill.families.stock import StockFamily
 from vdistill.families.tiny import TinyFamily, TinySize
 
 CAPTIONS = ("a person speaks", "a calm person speaks")
@@ -33,6 +36,19 @@ def adapters(f: TinyFamily, seed: int | None = None, **said: object) -> Adapters
                 nn.init.normal_(p, std=0.5)
     f.network_of().beside[NAME] = made
     return made
+
+
+def scales_spec(**said: object) -> ScalesSpec:
+    """Scales of reference and sound as a config says them."""
+    usual = {"ref": {"usual": 1.5}, "audio": {"usual": 2.0}}
+    return ScalesSpec.model_validate({"conditions": usual, "width": 64, **said})
+
+
+def taught(**said: object) -> StockFamily:
+    """A talking family told such scales."""
+    f = family()
+    adapters(f, seed=1)
+    return with_tokens(f, scales_spec(**said))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from avatar.talk_bed import CHANNELS, FRAMES, SIDE, adapters, draw, family, told
+from avatar.talk_bed import CHANNELS, FRAMES, SIDE, adapters, draw, family, scales_spec, taught, told
 from torch import Tensor
 
 from vdistill.app.build_scales import push_alike, with_tokens
-from vdistill.app.schema_scales import ScalesSpec
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.plan import GAIN, ON, tell
@@ -113,17 +112,8 @@ def test_they_are_kept_with_the_tokens(tmp_path: Path) -> None:
 
 
 def test_who_was_taught_without_gains_is_not_taught_with_them_further() -> None:
-    def spec(gains: bool) -> ScalesSpec:
-        usual = {"ref": {"usual": 1.5}, "audio": {"usual": 2.0}}
-        return ScalesSpec.model_validate({"conditions": usual, "width": 64, "gains": gains})
-
-    def taught(gains: bool) -> StockFamily:
-        f = family()
-        adapters(f, seed=1)
-        return with_tokens(f, spec(gains))
-
     with pytest.raises(UserError, match="taught scales without gains"):
-        with_tokens(taught(False), spec(True))
+        with_tokens(taught(), scales_spec(gains=True))
     with pytest.raises(UserError, match="taught scales without gains"):
-        push_alike(taught(True), taught(False).net)
-    push_alike(taught(True), taught(True).net)
+        push_alike(taught(gains=True), taught().net)
+    push_alike(taught(gains=True), taught(gains=True).net)

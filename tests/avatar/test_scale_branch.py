@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from avatar.talk_bed import CHANNELS, FRAMES, SIDE, adapters, draw, family, told
+from avatar.talk_bed import CHANNELS, FRAMES, SIDE, adapters, draw, family, scales_spec, taught, told
 from torch.nn.functional import layer_norm, silu
 
 from vdistill.app.build_scales import push_alike, with_tokens
-from vdistill.app.schema_scales import ScalesSpec
 from vdistill.core.cond import Cond
 from vdistill.core.errors import UserError
 from vdistill.core.plan import ON, tell
@@ -91,20 +90,11 @@ def test_it_is_kept_with_the_tokens(tmp_path: Path) -> None:
 
 
 def test_who_was_taught_without_it_is_not_taught_with_it_further() -> None:
-    def spec(rank: int) -> ScalesSpec:
-        usual = {"ref": {"usual": 1.5}, "audio": {"usual": 2.0}}
-        return ScalesSpec.model_validate({"conditions": usual, "width": 64, "rank": rank})
-
-    def taught(rank: int) -> StockFamily:
-        f = family()
-        adapters(f, seed=1)
-        return with_tokens(f, spec(rank))
-
     for mine in (0, 2):
         with pytest.raises(UserError, match=f"taught scales with rank {mine}"):
-            with_tokens(taught(mine), spec(3))
+            with_tokens(taught(rank=mine), scales_spec(rank=3))
         with pytest.raises(UserError, match=f"taught scales with rank {mine}"):
-            push_alike(taught(3), taught(mine).net)
-    with_tokens(taught(3), spec(3))
-    push_alike(taught(3), taught(3).net)
-    push_alike(taught(0), taught(3).net)
+            push_alike(taught(rank=3), taught(rank=mine).net)
+    with_tokens(taught(rank=3), scales_spec(rank=3))
+    push_alike(taught(rank=3), taught(rank=3).net)
+    push_alike(taught(), taught(rank=3).net)
