@@ -227,6 +227,13 @@ def test_what_does_not_go_together_is_said_with_its_key(
     assert any(key.endswith(f.split(".")[-1]) for f in found), caught.value
 
 
+def test_a_clip_that_ends_before_the_truth_begins_is_refused_before_training(teacher: Path) -> None:
+    given = said(teacher, "truth")
+    given["method"] = {**given["method"], "truth": 4}
+    with pytest.raises(UserError, match=r"method.truth: a clip has 4 latent frames, found 4"):
+        build(Config.model_validate(given))
+
+
 def test_a_rollout_that_is_not_whole_blocks_more_than_a_clip_is_refused_before_training(teacher: Path) -> None:
     given = said(teacher, "longer")
     given["causal"]["rollout"] = 9

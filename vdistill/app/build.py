@@ -34,7 +34,7 @@ from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
 from .build_adversarial import judged_method, players
 from .build_avatar import beside_lora, newborn
-from .build_causal import causal_method, generate_of, held, past_of, see_of, started
+from .build_causal import causal_method, generate_of, held, past_of, see_of, started, truth_of
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judge_rates, judged_by_copy
@@ -189,7 +189,9 @@ def make_method(
         return mixed_method(m, config.scales, family, roles, seen, limit), few
     if isinstance(m, MethodGuidance):
         without = "text" if guided_by == INPUT else guided_by  # a scale that is an input already is not learned again
-        spec = GuidanceConfig(m.scale_low, m.scale_high, m.condition or without, m.floor, limit, m.truth)
+        spec = GuidanceConfig(
+            m.scale_low, m.scale_high, m.condition or without, m.floor, limit, truth_of(config, family)
+        )
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
         see, past = see_of(config, family), past_of(config, family)

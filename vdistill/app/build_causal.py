@@ -107,6 +107,17 @@ def see_of(config: Config, family: object) -> See:
     return Past(causal.layout(unit_of(family)), unit_of(family)) if past else alone
 
 
+def truth_of(config: Config, family: object) -> int | None:
+    """Latent frames after which a causal student is asked for the clip itself. UserError where a clip ends before."""
+    assert isinstance(config.method, MethodGuidance)
+    truth = config.method.truth
+    if truth is not None and isinstance(family, StockFamily) and truth >= (length := clip_length(config, family)):
+        raise UserError(
+            f"a clip has {length} latent frames, found {truth}", "method.truth", "take fewer or leave it out"
+        )
+    return truth
+
+
 def past_of(config: Config, family: object) -> Shown:
     """What a causal student of the config is shown of a clip in training."""
     causal, m = config.causal, config.method
