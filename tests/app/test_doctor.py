@@ -44,6 +44,14 @@ def test_devices_and_attention_agree_with_torch(found: dict[str, object]) -> Non
         assert attention["flex"] == "needs CUDA" and all(v != "works" for k, v in attention.items() if k != "native")
 
 
+def test_bf16_agrees_with_the_instructions_of_the_cpu(found: dict[str, object]) -> None:
+    torch_facts, flags = found["torch"], Path("/proc/cpuinfo").read_text()
+    assert isinstance(torch_facts, dict)
+    if platform.machine() == "x86_64":
+        assert torch_facts["bf16"] == ("avx512bw" in flags)
+    assert f"bf16      {'works' if torch_facts['bf16'] else 'emulated'}" in "\n".join(doctor.told(found))
+
+
 def test_every_extra_says_how_to_get_it(found: dict[str, object]) -> None:
     lines = "\n".join(doctor.told(found))
     for package, (extra, purpose) in EXTRAS.items():

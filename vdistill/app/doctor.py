@@ -26,6 +26,7 @@ TROUBLE = {
 }
 """Packages that break others where their build does not match that of torch."""
 IMPORT_SECONDS = 120.0
+BF16 = {True: "works on the CPU", False: "emulated by this CPU, so training on it is in float32", None: "?"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,6 +123,8 @@ def torch_facts() -> dict[str, Any]:
         import torch
     except Exception as error:  # a torch that is broken fails in many ways; doctor is there to say which
         return {"error": f"torch does not import ({type(error).__name__}: {str(error)[:160]})", "devices": []}
+    from ..core.precision import emulates_bf16
+
     devices = ["cpu"]
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
@@ -134,6 +137,7 @@ def torch_facts() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "muon": hasattr(torch.optim, "Muon"),
+        "bf16": not emulates_bf16("cpu"),
         "devices": devices,
     }
 
@@ -162,6 +166,7 @@ def told(found: Mapping[str, Any]) -> list[str]:
         f"cores     {cores_['granted']:g} of {cores_['machine']}; torch uses {torch.get('threads', '?')} threads",
         f"memory    {memory_['free']} GiB free of {memory_['machine']}{limit}; disk {found['disk_free_gib']} GiB here",
         f"devices   {'; '.join(torch['devices']) or 'none'}",
+        f"bf16      {BF16[torch.get('bf16')]}",
         "packages  " + ", ".join(f"{n} {v or 'MISSING'}" for n, v in found["packages"].items()),
         *(f"attention {n:<9} {text}" for n, text in found["attention"].items()),
         *(f"media     {n:<9} {text}" for n, text in found["media"].items()),

@@ -150,7 +150,9 @@ class Train(Section):
     steps: int = note(REQUIRED, "optimizer steps", "steps", ge=1)
     batch: int = note(16, "samples in a micro-batch", "samples", ge=1)
     micro: int = note(1, "micro-batches per process and step", "micro-batches", ge=1)
-    precision: Literal["no", "bf16"] = note("no", "arithmetic of the networks; no: float32")
+    precision: Literal["no", "bf16"] = note(
+        "no", "arithmetic of the networks; no: float32, which CPUs without bf16 take"
+    )
     threads: int | None = note(None, "CPU threads; PyTorch decides when left out", "threads", ge=1)
     checkpoint_every: int = note(100, "steps between checkpoints; 0: at the end only", "steps", ge=0)
     keep: int = note(2, "checkpoints kept", "checkpoints", ge=1)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from ..core.checkpoint import io_error
 from ..core.engine import Engine, Report, append_line
 from ..core.errors import UserError
 from ..core.guided import INPUT
+from ..core.precision import usable
 from ..core.scope import AdapterRole
 from ..discriminators.news import News
 from ..families.stock import StockFamily
@@ -76,9 +77,10 @@ def train(
     for tracker in config.report_to:
         if find_spec(tracker) is None:
             raise UserError(f"{tracker} is not installed", "report_to", install_hint(tracker))
-    accelerator = Accelerator(
-        mixed_precision=config.train.precision, log_with=list(config.report_to) or None, project_dir=str(out)
-    )
+    precision = usable(config.train.precision, PartialState().device)
+    accelerator = Accelerator(mixed_precision=precision, log_with=list(config.report_to) or None, project_dir=str(out))
+    if precision != config.train.precision and accelerator.is_main_process:
+        say("train.precision: this CPU emulates bf16, so training is in float32, which is faster here")
     with ExitStack() as held:
         if accelerator.is_main_process:
             as_folder(out)

@@ -16,6 +16,7 @@ from ..core.denoiser import Denoiser
 from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, PerSample, Told
+from ..core.precision import usable
 from ..core.rng import Rng
 from ..core.sampling import start
 from ..core.solvers import Solver, path
@@ -124,6 +125,8 @@ def open_trajectories(
     guide, scales, said = guidance(config, teacher, guided_by, scale)
     grid, kept = times_of(keep, config, teacher.schedule, steps)
     asked, shape, source = asks(config, family, seed)
+    at = torch.device(device)
+    precision = usable(config.train.precision, at)
     settings = {
         "family": config.family.model_dump(mode="json", exclude={"path", "offload", "tiling"}, exclude_defaults=True)
         | {"name": config.family.name},
@@ -136,13 +139,10 @@ def open_trajectories(
         "times": [*kept],
         "seed": seed,
         "dtype": dtype,
-        "precision": config.train.precision,
+        "precision": precision,
     }
-    at = torch.device(device)
-    autocast = config.train.precision == "bf16"
-    return Trajectories(
-        asked, guide, shape, grid, kept, solver, seed, getattr(torch, dtype), at, autocast, finish, scales, settings
-    )
+    kind, autocast = getattr(torch, dtype), precision == "bf16"
+    return Trajectories(asked, guide, shape, grid, kept, solver, seed, kind, at, autocast, finish, scales, settings)
 
 
 # -- guidance --------------------------------------------------------------------------------------------------------
