@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from . import checkpoint
 from .errors import NonFinite, UserError
 from .optim import Ema, Optimizer, OptimSpec
-from .precision import usable
 from .rng import Rng
 from .step import Batch, Carried, Loss, Method
 
@@ -71,7 +70,7 @@ class Engine:
         precision: str = "no",
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.accelerator = accelerator or Accelerator(mixed_precision=usable(precision, PartialState().device))
+        self.accelerator = accelerator or Accelerator(mixed_precision=precision)
         self.method, self.source, self.out, self.steps, self.seed = method, source, Path(out), steps, seed
         self.cadence, self.step, self.bad, self.stopped_by = cadence, 0, 0, ""
         self.skipped = 0  # updates of this sitting that were not finite
