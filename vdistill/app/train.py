@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -77,7 +78,8 @@ def train(
     for tracker in config.report_to:
         if find_spec(tracker) is None:
             raise UserError(f"{tracker} is not installed", "report_to", install_hint(tracker))
-    precision = usable(config.train.precision, PartialState().device)
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    precision = usable(config.train.precision, "cpu") if on_cpu else config.train.precision
     accelerator = Accelerator(mixed_precision=precision, log_with=list(config.report_to) or None, project_dir=str(out))
     if precision != config.train.precision and accelerator.is_main_process:
         say("train.precision: this CPU emulates bf16, so training is in float32, which is faster here")
