@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DMD2 = {"name": "dmd2", "critic_per_student": 2, "steps": 2}
 ROLLED: dict[str, Any] = {**DMD2, "inputs": "rollout"}
 MISTAKEN = {"name": "shapes", "mistaken": 0.5}
+TRUE = {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix", "truth": 2}
 STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "forcing": ({"name": "forcing", "context_noise": 0.2, "own": 0.5}, {}),
     "forcing_anchored": ({"name": "forcing"}, {"places": "anchored"}),
@@ -34,15 +35,13 @@ STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "consistency": ({"name": "causal_consistency", "teacher_steps": 6, "steps": 2}, {}),
     "consistency_each": ({"name": "causal_consistency", "teacher_steps": 6, "each": True, "average": 0.0}, {}),
     "guidance": ({"name": "guidance", "scale_low": 2, "scale_high": 2, "times": [1.0, 0.6], "inputs": "mix"}, {}),
-    "truth": (
-        {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix", "truth": 2},
-        {},
-    ),
+    "truth": (TRUE, {}),
     "resampled": ({"name": "forcing", "own_scale": 2}, {"resample": {}}),
     "mended": (
         {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix"},
         {"resample": {"levels": [0.4, 0.9], "rounds": 2}},
     ),
+    "dagger": (TRUE, {"dagger": {"each": 2}}),
     "causal_teacher": (ROLLED, {"teacher": "causal", "window": 4, "whole": True}),
     "causvid": ({**DMD2, "inputs": "data"}, {}),
     "self_forcing": (ROLLED, {"last": 2, "level": 0.05}),
@@ -119,7 +118,7 @@ def test_forcing_reads_the_sink_from_where_streams_do(tmp_path: Path, teacher: P
     assert all(a != b for a, b in zip(found[29, "absolute"], found[29, "anchored"], strict=True))
 
 
-TWO = ("self_forcing", "long_tuning", "consistency", "rolling")
+TWO = ("self_forcing", "long_tuning", "consistency", "rolling", "dagger")
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +207,10 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("guidance", {"method": {**STAGES["guidance"][0], "truth": 2}, "causal": None}, "method.truth"),
         ("resampled", {"method": {"name": "forcing", "kind": "diffusion"}}, "causal.resample"),
         ("self_forcing", {"causal": {"resample": {}}}, "causal.resample"),
+        ("dagger", {"method": STAGES["guidance"][0]}, "causal.dagger"),
+        ("dagger", {"data": {"name": "shapes", "counts": [2]}}, "causal.dagger"),
+        ("dagger", {"causal": {"dagger": {}, "resample": {}}}, "causal.dagger"),
+        ("self_forcing", {"causal": {"dagger": {}}}, "causal.dagger"),
         ("self_forcing", {"data": MISTAKEN}, "data.mistaken"),
         ("forcing", {"data": MISTAKEN}, "data.mistaken"),
         ("forcing", {"data": MISTAKEN, "method": {"name": "flow"}, "causal": None}, "data.mistaken"),

@@ -34,7 +34,7 @@ from ..methods.guidance import GuidanceConfig, GuidanceDistillation
 from ..methods.lcm import Lcm, LcmConfig
 from .build_adversarial import judged_method, players
 from .build_avatar import beside_lora, newborn
-from .build_causal import causal_method, generate_of, held, past_of, see_of, started, truth_of
+from .build_causal import causal_method, generate_of, held, met_of, past_of, see_of, started, truth_of
 from .build_data import make_source
 from .build_family import AnyFamily, frugal, make_family
 from .build_judge import adversarial, adversarial_method, judge_beside, judge_rates, judged_by_copy
@@ -195,7 +195,8 @@ def make_method(
         law: Times = Grid(m.times) if m.times else Shifted(LogitNormal(), schedule)
         inputs = inputs_of(config, m.inputs, m.times or (), law, m.data_weight)
         see, past = see_of(config, family), past_of(config, family)
-        return GuidanceDistillation(spec, roles.teacher, student, module, inputs, see, past), m.times
+        met = met_of(config, family)
+        return GuidanceDistillation(spec, roles.teacher, student, module, inputs, see, past, met), m.times
     if isinstance(m, MethodJudged):
         return judged_method(config, m, family, roles, guided_by, inputs_of, evidence(config, family))
     times = m.times or tuple(schedule.grid(m.steps)[:-1].tolist())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..causal.consistency import CausalConsistency, ConsistencyConfig
+from ..causal.dagger import Dagger
 from ..causal.forcing import Forcing, ForcingConfig
 from ..causal.long_tuning import Again, Longer, LongTuning, checked_length
 from ..causal.noised import NoisedBlocks
@@ -25,12 +26,13 @@ from ..core.errors import UserError
 from ..core.guidance import cfg
 from ..core.guided import INPUT, Guided, Told
 from ..core.scope import Roles
-from ..core.step import Batch, Generate, Method, See, Shown, alone, given_past
+from ..core.step import Batch, Generate, Met, Method, See, Shown, alone, as_given, given_past
 from ..data.bank import OnTrajectory
 from ..families.stock import StockFamily
-from .build_family import tuned
+from ..worlds.expert import ShapesExpert
+from .build_family import tuned, world_of
 from .models import open_model
-from .schema import Config, DataBank
+from .schema import Config, DataBank, DataShapes
 from .schema_causal import Causal, MethodCausalConsistency, MethodForcing, MethodOdeInit
 from .schema_family import FamilyAnalytic
 from .schema_method import MethodDmd2, MethodGuidance
@@ -129,6 +131,19 @@ def past_of(config: Config, family: object) -> Shown:
     return Resampled(plan_of(causal, times, unit_of(family)), *again.levels, again.rounds)
 
 
+def met_of(config: Config, family: object) -> Met:
+    """What a causal student of the config learns from: clips of the data, or its own streams under an expert."""
+    causal, d, m = config.causal, config.data, config.method
+    if causal is None or causal.dagger is None or not isinstance(family, StockFamily):
+        return as_given
+    assert isinstance(d, DataShapes) and isinstance(m, MethodGuidance) and m.times is not None
+    unit = unit_of(family)
+    plan = plan_of(causal, m.times, unit)
+    starts = lambda length: [unit * first for first, _ in plan.layout.spans(length // unit)]  # noqa: E731
+    expert = ShapesExpert(world_of(d), family.codec, starts)
+    return Dagger(plan, expert.follows, expert, causal.dagger.each)
+
+
 def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:
     """A teacher under one scale; as it is, and for half the cost, where that is 1."""
     if guided_by == INPUT:
@@ -186,7 +201,7 @@ def clip_length(config: Config, family: StockFamily) -> int:
 
 @dataclass(frozen=True)
 class Held:
-    """A source whose batches stay for some steps, while clips grow on their conditions."""
+    """A source whose batches stay for some steps, while clips grow on their conditions or streams of them serve."""
 
     inner: Source
     steps: int
@@ -199,7 +214,9 @@ class Held:
 
 
 def held(config: Config, family: object, method: Method, source: Source) -> Source:
-    """The source as a method needs it: for clips that grow, batches stay until those of all learners are done."""
+    """The source as a method needs it: batches stay while clips grow, and while the student's streams serve."""
+    if config.causal is not None and config.causal.dagger is not None:
+        return Held(source, config.causal.dagger.each)
     growing, m = getattr(method, "generate", None), config.method
     if not (isinstance(growing, LongTuning) and isinstance(family, StockFamily) and isinstance(m, MethodDmd2)):
         return source

@@ -219,6 +219,13 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
             yield "causal.resample", "belongs to guidance, and to forcing of kind: teacher; leave it out"
         if method.name == "guidance" and method.times is None:
             yield "method.times", "pasts are made anew in the student's own steps; say them: [1.0, 0.9, 0.75, 0.5]"
+    if causal.dagger is not None:
+        if method.name != "guidance" or method.truth is None or method.times is None:
+            yield "causal.dagger", "belongs to guidance with times and truth: 3, which asks for what the expert says"
+        if config.data.name != "shapes" or 1 not in config.data.counts:
+            yield "causal.dagger", "has an expert for the shapes world alone, of clips with one thing"
+        if causal.resample is not None:
+            yield "causal.dagger", "and causal.resample both say what a past looks like; leave one out"
     if getattr(config.data, "mistaken", 0):
         if method.name != "guidance" and (method.name != "forcing" or method.kind != "teacher" or method.own):
             yield "data.mistaken", "belongs to guidance, and to forcing of kind: teacher with own: 0; leave it out"

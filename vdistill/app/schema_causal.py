@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..causal.layout import Layout
 from ..core.errors import UserError
@@ -26,6 +26,12 @@ class Resampling(Section):
         if not self.levels[0]:
             raise fault("levels", "must begin above 0, which would change nothing")
         return self
+
+
+class Imitation(Section):
+    """Training in the student's own streams, where an expert says what should follow in them (DAgger)."""
+
+    each: int = note(1, "a stream serves so many steps, as making it takes longer than a step", "steps", ge=1)
 
 
 class Causal(Section):
@@ -81,9 +87,19 @@ class Causal(Section):
         "clean pasts of training as the student's own errors leave them, where the truth says how it goes on, so that "
         "a stream mends itself (Resampling Forcing); true ones when left out",
     )
+    dagger: Imitation | None = note(
+        None,
+        "where the data is a world that can be read, clips it can follow (one thing that turns or rests, all of it "
+        "said) are the student's own streams, and each block's goal is how the world goes on from there (DAgger)",
+    )
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is written down only where it is used, so that runs from before go on."""
+        return {k: v for k, v in whole(self).items() if k != "dagger" or v is not None}
 
     def layout(self, unit: int = 1) -> Layout:
         """In positions of a network that takes `unit` latent frames for one. UserError for what does not divide."""

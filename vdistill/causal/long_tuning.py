@@ -170,10 +170,7 @@ def blocks_of(made: Tensor, spans: Iterable[tuple[int, int]], plan: Plan) -> dic
 def shifted(batch: Batch) -> Batch:
     """The batch with each sample in the place of the one before it, its condition and its clip."""
     order = (torch.arange(len(batch), device=batch.x.device) + 1) % len(batch)
-    weight = None if batch.weight is None else batch.weight[order]
-    keys = tuple(batch.keys[i] for i in order.tolist()) if batch.keys else ()
-    regions = {name: share[order] for name, share in batch.regions.items()}
-    return Batch(batch.x[order], batch.cond.select(order), weight, keys, regions)
+    return batch.select(order)
 
 
 def like(a: Tensor, b: Tensor) -> bool:

@@ -36,6 +36,14 @@ class Batch:
         past = None if self.past is None else self.past.to(device)
         return Batch(self.x.to(device), self.cond.to(device), weight, self.keys, regions, past)
 
+    def select(self, index: Tensor) -> Batch:
+        """Samples `index` of the batch, in that order."""
+        weight = None if self.weight is None else self.weight[index]
+        keys = tuple(self.keys[i] for i in index.tolist()) if self.keys else ()
+        regions = {name: share[index] for name, share in self.regions.items()}
+        past = None if self.past is None else self.past[index]
+        return Batch(self.x[index], self.cond.select(index), weight, keys, regions, past)
+
     def mean(self, per_sample: Tensor) -> Tensor:
         """Mean of [B] values under the sample weights (plain mean without them)."""
         return per_sample.mean() if self.weight is None else (per_sample * self.weight).sum() / self.weight.sum()
@@ -68,6 +76,15 @@ Shown = Callable[[Denoiser, Batch, Rng], Tensor]
 def given_past(net: Denoiser, batch: Batch, rng: Rng) -> Tensor:
     """What the data says; the samples themselves where it says nothing."""
     return batch.x if batch.past is None else batch.past
+
+
+Met = Callable[[Denoiser, Batch, Rng], Batch]
+"""What a student learns from in place of a batch: other samples, and other pasts, of the same conditions."""
+
+
+def as_given(net: Denoiser, batch: Batch, rng: Rng) -> Batch:
+    """The batch."""
+    return batch
 
 
 class Generate(Protocol):

@@ -19,7 +19,7 @@ from ..core.guided import PerSample
 from ..core.inputs import Inputs, StudentInput
 from ..core.losses.regression import weighted_x0
 from ..core.rng import Rng
-from ..core.step import Batch, Loss, See, Shown, alone, given_past
+from ..core.step import Batch, Carried, Loss, Met, See, Shown, alone, as_given, given_past
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GuidanceConfig:
 class GuidanceDistillation:
     """One learner, "student", which may read the scale from Cond field "guidance" [B]; inputs: where x_t comes from;
     see: what both networks are shown of the batch's samples; past: which of those the student is shown, where that is
-    not the truth that its teacher is shown."""
+    not the truth that its teacher is shown; met: what it learns from in place of the data, such as its own streams."""
 
     def __init__(
         self,
@@ -49,16 +49,18 @@ class GuidanceDistillation:
         inputs: Inputs,
         see: See = alone,
         past: Shown = given_past,
+        met: Met = as_given,
     ) -> None:
         self.cfg, self.teacher, self.student, self.inputs = cfg, teacher, student, inputs
-        self.see, self.past = see, past
+        self.see, self.past, self.met = see, past, met
+        self.carried = met if isinstance(met, Carried) else None
         self.learners: Mapping[str, nn.Module] = {"student": module}
 
     def turn(self, step: int) -> tuple[str, ...]:
         return ("student",)
 
     def loss(self, learner: str, batch: Batch, rng: Rng) -> Loss:
-        cfg, path = self.cfg, self.student.schedule
+        cfg, path, batch = self.cfg, self.student.schedule, self.met(self.student, batch, rng)
         scale = rng.uniform("scale", (len(batch),), cfg.low, cfg.high, like=batch.x)
         told = replace(batch, cond=batch.cond.with_field("guidance", scale))
         student = self.see(self.student, self.past(self.student, batch, rng))

@@ -15,6 +15,13 @@ from ..core.step import Batch
 from .mistaken import mistaken
 from .shapes import Shapes
 
+KEY = "shapes/"  # before the number of a clip
+
+
+def index_of(key: str) -> int:
+    """The number of the clip that a batch has under this key."""
+    return int(key.removeprefix(KEY))
+
 
 @dataclass(frozen=True)
 class ShapesSource:
@@ -43,4 +50,4 @@ class ShapesSource:
         past = None
         if self.world.mistaken and not still:
             past = self.codec.encode(torch.stack([mistaken(self.world, i) for i in indices]))
-        return Batch(x, cond, keys=tuple(f"shapes/{i}" for i in indices), past=past)
+        return Batch(x, cond, keys=tuple(f"{KEY}{i}" for i in indices), past=past)

@@ -1,0 +1,86 @@
+"""DAgger: what the expert can follow is learned in the student's own streams, and everything else as it is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from causal.student_bed import TIMES, clips, family, other, plan
+from torch import Tensor
+from toys import same_tensors
+
+from vdistill.causal.dagger import Dagger
+from vdistill.causal.rollout import generate
+from vdistill.causal.student import Past
+from vdistill.core.inputs import Noised
+from vdistill.core.rng import Rng
+from vdistill.core.step import Batch, Carried
+from vdistill.core.times import Grid
+from vdistill.methods.guidance import GuidanceConfig, GuidanceDistillation
+
+PLAN = plan(window=4)
+RNG = Rng(3, turn="student")
+
+
+def second(batch: Batch) -> Tensor:
+    """Which samples are followed: the second alone."""
+    return torch.arange(len(batch)) == 1
+
+
+def corrected(streams: Tensor, batch: Batch) -> Tensor:
+    return streams * 0.5 + len(batch)
+
+
+def dagger(each: int = 1) -> Dagger:
+    return Dagger(PLAN, second, corrected, each)
+
+
+def test_a_sample_that_is_followed_becomes_the_students_stream_and_the_experts_answer_to_it() -> None:
+    f, b = family(), clips(family())
+    met = dagger()(f.net, b, RNG)
+    noise = RNG.normal("dagger/eps", b.x[1:].shape, like=b.x)
+    with torch.no_grad():
+        stream = generate(f.net, noise, b.cond.select(slice(1, 2)), PLAN, RNG.at(turn="student/dagger"))
+    assert met.past is not None and torch.equal(met.past[1:], stream)
+    assert torch.equal(met.x[1:], stream * 0.5 + 1)
+    assert torch.equal(met.x[0], b.x[0]) and torch.equal(met.past[0], b.x[0])
+    given = dagger()(f.net, replace(b, past=b.x.flip(2)), RNG)
+    assert given.past is not None and torch.equal(given.past[0], b.x[0].flip(1)) and torch.equal(given.past[1:], stream)
+
+
+def test_a_batch_without_any_stays_as_it_is() -> None:
+    f, b = family(), clips(family(), n=1)
+    assert dagger()(f.net, b, RNG) is b
+
+
+def test_the_student_is_asked_for_the_answer_after_its_stream() -> None:
+    """The loss is that of a batch that brings both."""
+    f, teacher, b = family(), other(), clips(family())
+    one, law, see = GuidanceConfig(1.0, 1.0, truth=2), Noised(Grid(TIMES)), Past(PLAN.layout)
+    said = GuidanceDistillation(one, teacher.net, f.net, f.net, law, see, met=dagger()).loss("student", b, RNG)
+    brought = dagger()(f.net, b, RNG)
+    right = GuidanceDistillation(one, teacher.net, f.net, f.net, law, see).loss("student", brought, RNG)
+    plain = GuidanceDistillation(one, teacher.net, f.net, f.net, law, see).loss("student", b, RNG)
+    assert torch.equal(said.total, right.total) and not torch.equal(said.total, plain.total)
+    assert said.total.requires_grad
+
+
+def test_a_stream_serves_so_many_steps_and_goes_on_after_a_stop() -> None:
+    f, b, made = family(), clips(family()), dagger(each=3)
+    first, again, third = (made(f.net, b, RNG.at(step=step)).x for step in (3, 4, 5))
+    assert torch.equal(first, again) and torch.equal(first, third)
+    assert isinstance(made, Carried) and {*made.state()} == {"0/past", "0/goal"}
+    resumed = dagger(each=3)
+    resumed.restore(made.state())
+    assert torch.equal(resumed(f.net, b, RNG.at(step=5)).x, first)
+    assert not torch.equal(resumed(f.net, b, RNG.at(step=6)).x, first)
+    assert not dagger().state()
+
+
+def test_a_process_takes_up_its_own_streams_alone() -> None:
+    state = {f"{micro}/{name}": torch.tensor(float(micro)) for micro in range(4) for name in ("past", "goal")}
+    ranks = [dagger(2), dagger(2)]
+    for rank, made in enumerate(ranks):
+        made.restore(state, rank, 2)
+    assert [{k.partition("/")[0] for k in made.kept} for made in ranks] == [{"0", "2"}, {"1", "3"}]
+    assert same_tensors({**ranks[0].state(), **ranks[1].state()}, state)

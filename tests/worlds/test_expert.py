@@ -1,0 +1,103 @@
+"""The expert of the shapes world: it reads true clips exactly, and draws what the caption says from any past."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from toys import tiny_family
+
+from vdistill.core.cond import Cond
+from vdistill.core.step import Batch
+from vdistill.worlds.expert import MEMORY, Path, ShapesExpert, ahead, covered, follows, read
+from vdistill.worlds.mistaken import Mistake, drawn
+from vdistill.worlds.shapes import BACKGROUND, COLOURS, SHAPES, Scene, Shapes, parse, render, track
+
+FRAMES = 41
+WORLD = Shapes(frames=FRAMES, open=0.0, turning=0.6)
+SCENES: list[Scene] = [s for i in range(80) if follows([(s := WORLD.scenes(i)[0]).thing])][:24]
+THINGS = [s.thing for s in SCENES]
+CLIPS = torch.stack([render([s], torch.arange(FRAMES), 32) for s in SCENES])
+STARTS = [0, *range(1, FRAMES, 4)]
+
+
+def rms(gap: Tensor) -> float:
+    return float(gap.square().mean().sqrt())
+
+
+def test_the_clips_show_everything_it_follows() -> None:
+    assert {t.shape for t in THINGS} == {*SHAPES} and {t.motion for t in THINGS} == {"rotates", "rests"}
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return read(covered(CLIPS, THINGS), THINGS)
+
+
+def test_true_clips_are_read_as_they_were_drawn(path: Path) -> None:
+    """Centres within a fifth of a pixel, radii without a bias that a stream would add up, angles within two degrees."""
+    true = [track(s, torch.arange(FRAMES).float()) for s in SCENES]
+    assert float((path.centre - torch.stack([c for c, _ in true])).abs().max()) < 0.2
+    radius = path.radius - torch.tensor([s.radius for s in SCENES])[:, None]
+    assert float(radius.abs().max()) < 0.12 and abs(float(radius.mean())) < 0.01
+    assert float((path.angle - torch.stack([a for _, a in true])).rad2deg().abs().max()) < 2
+
+
+def test_a_true_clip_goes_on_as_it_does() -> None:
+    made = ahead(CLIPS, THINGS, STARTS)
+    assert torch.equal(made[:, :, :1], CLIPS[:, :, :1])  # the first block stays
+    assert rms((made - CLIPS)[:, :, 9:]) < 0.02 < 0.1 < rms(CLIPS - CLIPS.mean(2, keepdim=True))
+
+
+def test_whatever_it_shows_it_goes_on_as_the_caption_says() -> None:
+    """Outlines are bent and marks half gone all the way: what should follow has neither, about there."""
+    wrong = []
+    for scene in SCENES:
+        bent = Mistake(str(scene.thing.shape), 1.0, COLOURS["red"], 0.5, ((5, 0.15, 1.0, 0.1),))
+        colour = torch.tensor(COLOURS[str(scene.thing.colour)])[:, None, None, None]
+        ground = torch.tensor(BACKGROUND)[:, None, None, None]
+        wrong.append(ground + drawn(scene, bent, torch.arange(FRAMES).float(), 32) * (colour - ground))
+    clips = torch.stack(wrong)
+    made = ahead(clips, THINGS, STARTS)
+    assert rms((made - CLIPS)[:, :, 9:]) < 0.6 * rms((clips - CLIPS)[:, :, 9:])
+
+
+def test_only_the_frames_before_a_block_say_how_it_goes_on() -> None:
+    """Nor does it see farther back than MEMORY, but for the angle, which it has followed from the beginning."""
+    spoilt = CLIPS.clone()
+    spoilt[:, :, 25:] = torch.tensor(BACKGROUND)[:, None, None, None]
+    assert torch.equal(ahead(spoilt, THINGS, STARTS)[:, :, 1:29], ahead(CLIPS, THINGS, STARTS)[:, :, 1:29])
+    smaller = torch.cat([CLIPS[:, :, :1] * 0 + CLIPS[:, :, 1:2], CLIPS[:, :, 1:]], 2)  # another first frame
+    late = slice(1 + MEMORY, None)
+    assert rms((ahead(smaller, THINGS, STARTS) - ahead(CLIPS, THINGS, STARTS))[:, :, late]) < 1e-3
+
+
+def test_blocks_of_several_latents_are_drawn_as_one() -> None:
+    made = ahead(CLIPS, THINGS, [0, 9, 21, 33])
+    assert torch.equal(made[:, :, :9], CLIPS[:, :, :9])
+    assert torch.equal(made[:, :, 21:25], ahead(CLIPS, THINGS, STARTS)[:, :, 21:25])
+    assert rms((made - CLIPS)[:, :, 9:]) < 0.04
+
+
+def test_it_follows_one_thing_that_turns_or_rests_and_of_which_all_is_said() -> None:
+    told = ["a red cross rotates", "a blue circle rests"]
+    untold = ["a red cross", "a red shape rotates", "a cross rotates", "a red cross moves left"]
+    assert all(follows(parse(text)) for text in told)
+    assert not any(follows(parse(text)) for text in [*untold, " while ".join(told)])
+
+
+def test_latents_are_read_and_drawn_through_the_codec() -> None:
+    codec, world = tiny_family().codec, replace(WORLD, open=0.4)
+    expert = ShapesExpert(world, codec, lambda length: range(length))
+    keys = tuple(f"shapes/{i}" for i in range(40))
+    x = codec.encode(torch.stack([world.clip(i) for i in range(40)]))
+    batch = Batch(x, Cond(), keys=keys)
+    known = expert.follows(batch)
+    assert known.tolist() == [follows(parse(world.caption(i))) for i in range(40)] and 0 < int(known.sum()) < 40
+    some = batch.select(known.nonzero()[:, 0])
+    goal = expert(some.x, some)
+    things = [world.things(int(key.partition("/")[2]))[0] for key in some.keys]
+    assert torch.equal(goal, codec.encode(ahead(codec.decode(some.x), things, STARTS)))
+    assert rms((goal - some.x)[:, :, 3:]) < 0.1 * rms(some.x)
