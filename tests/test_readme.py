@@ -159,5 +159,5 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = venv / "bin" / "vdistill"
     program.write_text(f"#!/bin/sh\nexec {CALL}\n")
     program.chmod(0o755)
-    shell("make demo", home, timeout=1200, PYTHONPATH=str(home))
+    shell("make demo", home, timeout=2700, PYTHONPATH=str(home))
     return home / "runs" / "demo"

@@ -57,14 +57,9 @@ class Optimizer:
         if hidden:
             if not hasattr(torch.optim, "Muon"):
                 raise UserError(f"muon needs torch 2.9 or later, found {torch.__version__}", "optim.name", "use adamw")
-            self.parts.append(
-                torch.optim.Muon(
-                    groups(hidden, spec.rates),
-                    lr=spec.lr,
-                    weight_decay=spec.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            from .muon import Muon
+
+            self.parts.append(Muon(groups(hidden, spec.rates), spec.lr, spec.weight_decay))
         taken = {name for name, _ in hidden}
         if rest := groups([(n, p) for n, p in named if n not in taken], spec.rates):
             self.parts.append(torch.optim.AdamW(rest, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay))
