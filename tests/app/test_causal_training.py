@@ -26,7 +26,6 @@ from vdistill.core.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 DMD2 = {"name": "dmd2", "critic_per_student": 2, "steps": 2}
 ROLLED: dict[str, Any] = {**DMD2, "inputs": "rollout"}
-MISTAKEN = {"name": "shapes", "mistaken": 0.5}
 TRUE = {"name": "guidance", "scale_low": 1, "scale_high": 1, "times": [1.0, 0.6], "inputs": "mix", "truth": 2}
 STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "forcing": ({"name": "forcing", "context_noise": 0.2, "own": 0.5}, {}),
@@ -211,10 +210,6 @@ def test_the_last_picture_of_a_clip_is_a_latent_of_its_own(teacher: Path) -> Non
         ("dagger", {"data": {"name": "shapes", "counts": [2]}}, "causal.dagger"),
         ("dagger", {"causal": {"dagger": {}, "resample": {}}}, "causal.dagger"),
         ("self_forcing", {"causal": {"dagger": {}}}, "causal.dagger"),
-        ("self_forcing", {"data": MISTAKEN}, "data.mistaken"),
-        ("forcing", {"data": MISTAKEN}, "data.mistaken"),
-        ("forcing", {"data": MISTAKEN, "method": {"name": "flow"}, "causal": None}, "data.mistaken"),
-        ("resampled", {"data": MISTAKEN}, "causal.resample"),
         ("resampled", {"causal": {"resample": {"levels": [0.0, 0.5]}}}, "levels"),
         ("resampled", {"causal": {"resample": {"levels": [0.9, 0.5]}}}, "levels"),
     ],

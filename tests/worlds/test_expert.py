@@ -12,8 +12,7 @@ from toys import tiny_family
 from vdistill.core.cond import Cond
 from vdistill.core.step import Batch
 from vdistill.worlds.expert import MEMORY, Path, ShapesExpert, ahead, covered, follows, read
-from vdistill.worlds.mistaken import Mistake, drawn
-from vdistill.worlds.shapes import BACKGROUND, COLOURS, SHAPES, Scene, Shapes, parse, render, track
+from vdistill.worlds.shapes import BACKGROUND, SHAPES, Scene, Shapes, parse, render, track
 
 FRAMES = 41
 WORLD = Shapes(frames=FRAMES, open=0.0, turning=0.6)
@@ -52,16 +51,12 @@ def test_a_true_clip_goes_on_as_it_does() -> None:
 
 
 def test_whatever_it_shows_it_goes_on_as_the_caption_says() -> None:
-    """Outlines are bent and marks half gone all the way: what should follow has neither, about there."""
-    wrong = []
-    for scene in SCENES:
-        bent = Mistake(str(scene.thing.shape), 1.0, COLOURS["red"], 0.5, ((5, 0.15, 1.0, 0.1),))
-        colour = torch.tensor(COLOURS[str(scene.thing.colour)])[:, None, None, None]
-        ground = torch.tensor(BACKGROUND)[:, None, None, None]
-        wrong.append(ground + drawn(scene, bent, torch.arange(FRAMES).float(), 32) * (colour - ground))
-    clips = torch.stack(wrong)
+    """Corners are blunt and marks faint all the way: what should follow is crisp, at that place and angle."""
+    clips = CLIPS
+    for _ in range(2):
+        clips = torch.nn.functional.avg_pool3d(clips, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
     made = ahead(clips, THINGS, STARTS)
-    assert rms((made - CLIPS)[:, :, 9:]) < 0.6 * rms((clips - CLIPS)[:, :, 9:])
+    assert rms((made - CLIPS)[:, :, 9:]) < 0.4 * rms((clips - CLIPS)[:, :, 9:])
 
 
 def test_only_the_frames_before_a_block_say_how_it_goes_on() -> None:

@@ -190,8 +190,6 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
         if method.name in ONLY_CAUSAL or inputs == "rollout":
             key, what = ("method.name", method.name) if method.name in ONLY_CAUSAL else ("method.inputs", inputs)
             yield key, f"{what} needs a section causal: (block: 3)"
-        if getattr(config.data, "mistaken", 0):
-            yield "data.mistaken", "is of pasts, which only a causal student is shown; leave it out"
         if getattr(method, "truth", None) is not None:
             yield (
                 "method.truth",
@@ -226,11 +224,6 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
             yield "causal.dagger", "has an expert for the shapes world alone, of clips with one thing"
         if causal.resample is not None:
             yield "causal.dagger", "and causal.resample both say what a past looks like; leave one out"
-    if getattr(config.data, "mistaken", 0):
-        if method.name != "guidance" and (method.name != "forcing" or method.kind != "teacher" or method.own):
-            yield "data.mistaken", "belongs to guidance, and to forcing of kind: teacher with own: 0; leave it out"
-        if causal.resample is not None:
-            yield "causal.resample", "and data.mistaken both say what a past looks like; leave one out"
     if causal.level > (shown := _noise_of_pasts(config)):
         what = f"{method.name} shows pasts of at most {shown:g}, and a stream would remember them at {causal.level:g}"
         more = ", or raise method.context_noise" if method.name == "forcing" else ""

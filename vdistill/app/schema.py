@@ -33,17 +33,11 @@ class DataShapes(Section):
     late: int = note(
         0, "clips begin at a random frame up to this one of endless scenes, in which movers bounce", "frames", ge=0
     )
-    mistaken: Share = note(
-        0.0,
-        "share of clips whose past a causal student is shown with another colour, shape or outline, or a fainter mark, "
-        "up to a random frame, so that it draws what the caption says whatever it has made before",
-        "share",
-    )
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("late", "mistaken") or v}
+        return {k: v for k, v in whole(self).items() if k != "late" or v}
 
 
 class DataLatents(Section):

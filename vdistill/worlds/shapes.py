@@ -157,9 +157,8 @@ class Shapes:
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
     leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
-    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; mistaken: share
-    of clips whose past is shown with mistakes (mistaken.py); split: "train" never shows the held-out triples, "test"
-    shows nothing else, "all" both.
+    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split:
+    "train" never shows the held-out triples, "test" shows nothing else, "all" both.
     """
 
     frames: int = 17
@@ -170,7 +169,6 @@ class Shapes:
     seed: int = 0
     turning: float = 0.0
     late: int = 0
-    mistaken: float = 0.0
 
     def things(self, index: int) -> list[Thing]:
         """Ground-truth attributes of clip `index`."""

@@ -12,7 +12,6 @@ from ..core.codec import Codec
 from ..core.cond import Cond
 from ..core.rng import Rng
 from ..core.step import Batch
-from .mistaken import mistaken
 from .shapes import Shapes
 
 KEY = "shapes/"  # before the number of a clip
@@ -47,7 +46,4 @@ class ShapesSource:
         if self.image_fields is not None:
             shown = self.image_fields(clips[:, :, 0].to(x.device), x.shape[1:])
             cond = replace(cond, fields={**cond.fields, **shown})
-        past = None
-        if self.world.mistaken and not still:
-            past = self.codec.encode(torch.stack([mistaken(self.world, i) for i in indices]))
-        return Batch(x, cond, keys=tuple(f"{KEY}{i}" for i in indices), past=past)
+        return Batch(x, cond, keys=tuple(f"{KEY}{i}" for i in indices))
