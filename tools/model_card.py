@@ -27,7 +27,9 @@ def section(run: Path) -> str:
     last = {row["step"]: row for row in rows}  # a resumed step counts once
     hours = sum(row["seconds"] for row in last.values()) / 3600
     samples = sum(row["seconds"] * row["samples_per_s"] for row in last.values())
-    data: Any = configs.load(run / "config.yaml").data
+    config = configs.load(run / "config.yaml")
+    data: Any = config.data
+    precision = "float32" if config.train.precision == "no" else config.train.precision
     found = json.loads((run / "eval.json").read_text())
     lines = [
         HEAD, "",
@@ -35,7 +37,7 @@ def section(run: Path) -> str:
         f"pixels, captions that leave each attribute out with probability {data.open}; no clip twice; one "
         "colour-shape-motion triple in eight is held out.", "",
         f"Trained: {max(last)} steps, {samples / 1000:.0f} thousand clips, {hours:.1f} hours of one thread of "
-        f"{machine().split(',')[0]}, bf16.", "",
+        f"{machine().split(',')[0]}, {precision}.", "",
         *(streamed(found) if "windows" in found else sampled(found)), "",
     ]  # fmt: skip
     return "\n".join(lines)
