@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from causal.student_bed import TIMES, clips, family, other, plan
 from torch import Tensor
@@ -11,9 +12,11 @@ from toys import same_tensors
 
 from vdistill.causal.dagger import Dagger
 from vdistill.causal.rollout import generate
+from vdistill.causal.stream import Stream
 from vdistill.causal.student import Past
 from vdistill.core.inputs import Noised
 from vdistill.core.rng import Rng
+from vdistill.core.sampling import Deterministic
 from vdistill.core.step import Batch, Carried
 from vdistill.core.times import Grid
 from vdistill.methods.guidance import GuidanceConfig, GuidanceDistillation
@@ -27,12 +30,21 @@ def second(batch: Batch) -> Tensor:
     return torch.arange(len(batch)) == 1
 
 
-def corrected(streams: Tensor, batch: Batch) -> Tensor:
-    return streams * 0.5 + len(batch)
+def corrected(streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
+    return streams * 0.5 + len(batch) + turn
 
 
 def dagger(each: int = 1) -> Dagger:
     return Dagger(PLAN, second, corrected, each)
+
+
+class Known(Stream):
+    """A stream whose noise is given."""
+
+    noise: Tensor
+
+    def _noise(self, count: int) -> Tensor:
+        return self.noise[:, :, self.number : self.number + count]
 
 
 def test_a_sample_that_is_followed_becomes_the_students_stream_and_the_experts_answer_to_it() -> None:
@@ -46,6 +58,39 @@ def test_a_sample_that_is_followed_becomes_the_students_stream_and_the_experts_a
     assert torch.equal(met.x[0], b.x[0]) and torch.equal(met.past[0], b.x[0])
     given = dagger()(f.net, replace(b, past=b.x.flip(2)), RNG)
     assert given.past is not None and torch.equal(given.past[0], b.x[0].flip(1)) and torch.equal(given.past[1:], stream)
+
+
+@pytest.mark.parametrize("how", [{}, {"window": 4, "sink": 1}], ids=["all", "window"])
+def test_a_stream_that_is_told_something_else_at_first_is_what_a_stream_makes_of_it(how: dict[str, int]) -> None:
+    """Block by block the same as a stream that is told another prompt, and the expert is told when that was."""
+    f, seen = family(), list[tuple[Batch, int]]()
+    b, make_plan = clips(f, length=10), replace(plan(**how), sampler=Deterministic())
+
+    def expert(streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
+        seen.append((before, turn))
+        return streams
+
+    made = Dagger(make_plan, lambda batch: torch.ones(len(batch)) == 1, expert, switch=1.0)
+    turns = set()
+    for step in range(6):
+        place = RNG.at(step=step)
+        met, (before, turn) = made(f.net, b, place), seen[-1]
+        assert same_tensors(before.cond.fields, (first := b.cond.select(torch.tensor([1, 0]))).fields)
+        live = Known(f.net, make_plan, (768, 2, 2), first, (0, 1))
+        live.noise = place.normal("dagger/eps", b.x.shape, like=b.x)
+        blocks = []
+        while live.number < 10:
+            if live.number == turn:
+                live.switch(b.cond, "recache")
+            blocks.append(next(live))
+        assert met.past is not None and torch.equal(met.past, torch.cat(blocks, 2))
+        turns.add(turn)
+    assert turns <= {2, 4, 6, 8} and len(turns) > 1
+
+
+def test_a_share_of_the_batches_is_told_something_else_at_first() -> None:
+    draws = [Dagger(PLAN, second, corrected, switch=0.5)._turn(clips(family()), RNG.at(step=s)) for s in range(60)]
+    assert 15 < draws.count(0) < 45 and {*draws} == {0, 2, 4}
 
 
 def test_a_batch_without_any_stays_as_it_is() -> None:

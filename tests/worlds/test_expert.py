@@ -11,12 +11,25 @@ from toys import tiny_family
 
 from vdistill.core.cond import Cond
 from vdistill.core.step import Batch
-from vdistill.worlds.expert import MEMORY, Path, ShapesExpert, ahead, covered, follows, read
-from vdistill.worlds.shapes import BACKGROUND, SHAPES, Scene, Shapes, parse, render, track
+from vdistill.worlds.endless import accuracy_at
+from vdistill.worlds.expert import MEMORY, Path, ShapesExpert, ahead, covered, follows, read, to_and_fro
+from vdistill.worlds.shapes import (
+    BACKGROUND,
+    MOTIONS,
+    SHAPES,
+    Scene,
+    Shapes,
+    Thing,
+    bounce,
+    caption,
+    parse,
+    render,
+    track,
+)
 
 FRAMES = 41
-WORLD = Shapes(frames=FRAMES, open=0.0, turning=0.6)
-SCENES: list[Scene] = [s for i in range(80) if follows([(s := WORLD.scenes(i)[0]).thing])][:24]
+WORLD = Shapes(frames=FRAMES, open=0.0, turning=0.3)
+SCENES: list[Scene] = [WORLD.scenes(i)[0] for i in range(32)]
 THINGS = [s.thing for s in SCENES]
 CLIPS = torch.stack([render([s], torch.arange(FRAMES), 32) for s in SCENES])
 STARTS = [0, *range(1, FRAMES, 4)]
@@ -27,7 +40,7 @@ def rms(gap: Tensor) -> float:
 
 
 def test_the_clips_show_everything_it_follows() -> None:
-    assert {t.shape for t in THINGS} == {*SHAPES} and {t.motion for t in THINGS} == {"rotates", "rests"}
+    assert {t.shape for t in THINGS} == {*SHAPES} and {t.motion for t in THINGS} == {*MOTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +53,7 @@ def test_true_clips_are_read_as_they_were_drawn(path: Path) -> None:
     true = [track(s, torch.arange(FRAMES).float()) for s in SCENES]
     assert float((path.centre - torch.stack([c for c, _ in true])).abs().max()) < 0.2
     radius = path.radius - torch.tensor([s.radius for s in SCENES])[:, None]
-    assert float(radius.abs().max()) < 0.12 and abs(float(radius.mean())) < 0.01
+    assert float(radius.abs().max()) < 0.15 and abs(float(radius.mean())) < 0.01
     assert float((path.angle - torch.stack([a for _, a in true])).rad2deg().abs().max()) < 2
 
 
@@ -76,11 +89,60 @@ def test_blocks_of_several_latents_are_drawn_as_one() -> None:
     assert rms((made - CLIPS)[:, :, 9:]) < 0.04
 
 
-def test_it_follows_one_thing_that_turns_or_rests_and_of_which_all_is_said() -> None:
-    told = ["a red cross rotates", "a blue circle rests"]
-    untold = ["a red cross", "a red shape rotates", "a cross rotates", "a red cross moves left"]
+def test_it_follows_one_thing_of_which_all_is_said() -> None:
+    told = ["a red cross rotates", "a blue circle rests", "a red cross moves left"]
+    untold = ["a red cross", "a red shape rotates", "a cross rotates"]
     assert all(follows(parse(text)) for text in told)
-    assert not any(follows(parse(text)) for text in [*untold, " while ".join(told)])
+    assert not any(follows(parse(text)) for text in [*untold, " while ".join(told[:2])])
+
+
+def test_what_moves_goes_on_to_and_fro() -> None:
+    """The way of the world's own movers, from any twenty places on it; from one place, where the caption says."""
+    width, speed, time = torch.tensor([20.0, 18.0]), torch.tensor([1.1, -0.9]), torch.arange(120.0)
+    true = torch.stack([bounce(5 + v * time, 0.0, float(w)) for v, w in zip(speed, width, strict=True)])
+    ways = speed.sign()
+    for begin in range(0, 90, 7):
+        said = to_and_fro(true[:, begin : begin + 20], width, ways, 8)
+        assert float((said - true[:, begin + 20 : begin + 28]).abs().max()) < 0.3
+    first = to_and_fro(torch.tensor([[9.0], [9.0]]), width, ways, 4)
+    assert (first.diff(dim=1) * ways[:, None] > 0.7).all() and ((first[:, 0] - 9) * ways > 0.7).all()
+
+
+# -- another caption on the way -------------------------------------------------------------------------------------
+
+SOME = 14  # clips that are followed for long
+OTHERS = [THINGS[(i + 1) % len(THINGS)] for i in range(len(THINGS))]
+
+
+def lived(clips: Tensor, things: list[Thing], turn: int, frames: int) -> Tensor:
+    """Clips that do what the expert says from frame `turn` on, block by block."""
+    starts = [0, *range(1, frames, 4)]
+    lived = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, frames - clips.shape[2], -1, -1)], 2).clone()
+    for start in range(turn, frames, 4):
+        said = ahead(lived[:, :, : start + 4], things, [s for s in starts if s <= start], THINGS[: len(clips)], turn)
+        lived[:, :, start : start + 4] = said[:, :, start:]
+    return lived
+
+
+def test_under_another_caption_a_thing_becomes_what_it_says_in_its_place() -> None:
+    """The judge of streams sees what the new caption says from the first frame on, and later."""
+    clips = lived(CLIPS[:SOME], OTHERS[:SOME], 25, 61)
+    told = [caption([t]) for t in OTHERS[:SOME]]
+    assert all(accuracy_at(clips, told, start)["all"] == 1 for start in (25, 37, 44))
+    where = [
+        read(covered(clips[:, :, part], things), things)
+        for part, things in ((slice(25), THINGS[:SOME]), (slice(25, 61), OTHERS[:SOME]))
+    ]
+    jump = (where[1].centre[:, 0] - where[0].centre[:, -1]).norm(dim=1)
+    assert float(jump.max()) < 2.0  # a frame's way of the fastest, and the edge of one that is larger
+
+
+def test_each_block_before_the_change_is_answered_as_if_it_were_the_first_after_it() -> None:
+    """And all of what came before is of the other thing."""
+    late, early = (ahead(CLIPS, OTHERS, STARTS, THINGS, turn) for turn in (41, 21))
+    assert torch.equal(late[:, :, :25], early[:, :, :25])
+    assert not torch.equal(late[:, :, 25:], early[:, :, 25:])
+    assert accuracy_at(late, [caption([t]) for t in OTHERS], 5)["colour"] == 1
 
 
 def test_latents_are_read_and_drawn_through_the_codec() -> None:
@@ -92,7 +154,12 @@ def test_latents_are_read_and_drawn_through_the_codec() -> None:
     known = expert.follows(batch)
     assert known.tolist() == [follows(parse(world.caption(i))) for i in range(40)] and 0 < int(known.sum()) < 40
     some = batch.select(known.nonzero()[:, 0])
-    goal = expert(some.x, some)
+    goal = expert(some.x, some, some, 0)
     things = [world.things(int(key.partition("/")[2]))[0] for key in some.keys]
     assert torch.equal(goal, codec.encode(ahead(codec.decode(some.x), things, STARTS)))
     assert rms((goal - some.x)[:, :, 3:]) < 0.1 * rms(some.x)
+    others = some.select(torch.arange(len(some)).roll(1))
+    known = [world.things(int(key.partition("/")[2]))[0] for key in others.keys]
+    assert torch.equal(
+        expert(some.x, others, some, 4), codec.encode(ahead(codec.decode(some.x), known, STARTS, things, 13))
+    )

@@ -222,6 +222,8 @@ def _causal(config: Config) -> Iterator[tuple[str, str]]:
             yield "causal.dagger", "belongs to guidance with times and truth: 3, which asks for what the expert says"
         if config.data.name != "shapes" or 1 not in config.data.counts:
             yield "causal.dagger", "has an expert for the shapes world alone, of clips with one thing"
+        if causal.dagger.switch and config.train.batch == 1:
+            yield "causal.dagger.switch", "takes the text of another sample; train.batch must be 2 or more"
         if causal.resample is not None:
             yield "causal.dagger", "and causal.resample both say what a past looks like; leave one out"
     if causal.level > (shown := _noise_of_pasts(config)):

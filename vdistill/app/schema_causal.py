@@ -32,6 +32,12 @@ class Imitation(Section):
     """Training in the student's own streams, where an expert says what should follow in them (DAgger)."""
 
     each: int = note(1, "a stream serves so many steps, as making it takes longer than a step", "steps", ge=1)
+    switch: Share = note(
+        0.0,
+        "of the batches, in so many the streams are told another sample's text first, up to a random block, and from "
+        "each block on the goal is what their own text says, so that streams follow a new prompt",
+        "share",
+    )
 
 
 class Causal(Section):
@@ -89,8 +95,8 @@ class Causal(Section):
     )
     dagger: Imitation | None = note(
         None,
-        "where the data is a world that can be read, clips it can follow (one thing that turns or rests, all of it "
-        "said) are the student's own streams, and each block's goal is how the world goes on from there (DAgger)",
+        "where the data is a world that can be read, clips it can follow (one thing, all of it said) are the student's "
+        "own streams, and each block's goal is how the world goes on from there (DAgger)",
     )
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"

@@ -1,7 +1,8 @@
 """How a stream of the shapes world should go on from whatever it shows: the expert of DAgger (Ross et al. 2011).
 
-A stream strays from every true clip, so no clip says what comes next. But where its thing is, and how it has turned,
-can be read from its pixels, and what the caption names be drawn there, a little later.
+A stream strays from every true clip, so no clip says what comes next. But where its thing is, where it goes and how it
+has turned can be read from its pixels, and what the caption names be drawn there, a little later. So too where the
+caption has changed: the thing becomes another one, in its place.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.step import Batch
-from .shapes import BACKGROUND, COLOURS, Shapes, Thing, coverage, parse
+from .shapes import BACKGROUND, COLOURS, DIRECTIONS, SPAN, Shapes, Thing, coverage, parse
 from .source import index_of
 from .trace import figures, ramp
 
-SPINS = {"rotates": (7.0, 11.0), "rests": (0.0, 0.0)}  # degrees a frame, of what the expert can follow
+SPIN = (math.radians(7.0), math.radians(11.0))  # a frame, slowest and fastest of what rotates
+PATHS = torch.linspace(0.7, 1.0, 13)  # shares of its free path that a mover takes SPAN frames for
+PHASES = 320  # places on the way to and fro that are tried
 TRIED = torch.arange(-18.0, 18.1, 3.0)  # degrees around the angle that is expected
 MEMORY = 20  # frames that say how it goes on
 SETTLED = 8  # frames before a thing's own spin is believed
+ANYHOW = torch.arange(0.0, 361.0, 3.0)  # degrees, where no frame before says how it is turned
 RADII = (5.5, 7.5)  # pixels at 32 px
 
 
@@ -46,40 +50,64 @@ class ShapesExpert:
     starts: Callable[[int], Sequence[int]]
 
     def follows(self, batch: Batch) -> Tensor:
-        """[B] bool: one thing, all of which the caption says, that turns or rests."""
+        """[B] bool: one thing, all of which the caption says."""
         return torch.tensor([follows(parse(self.world.caption(index_of(key)))) for key in batch.keys])
 
-    def __call__(self, streams: Tensor, batch: Batch) -> Tensor:
-        """What should have followed at each block of streams [B, C, T, H, W] of such samples, of their shape."""
+    def __call__(self, streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
+        """What should have followed at each block of streams [B, C, T, H, W] of such samples, of their shape.
+
+        The first `turn` latents were made for the samples of `before`.
+        """
         pixels, length = self.codec.decode(streams).cpu(), streams.shape[2]
-        last, things = pixels.shape[2], [self.world.things(index_of(key))[0] for key in batch.keys]
-        starts = [max(last - (length - latent) * self.codec.temporal, 0) for latent in self.starts(length)]
-        return self.codec.encode(ahead(pixels, things, starts)).to(streams)
+        last = pixels.shape[2]
+        frames = [max(last - (length - n) * self.codec.temporal, 0) for n in (turn, *self.starts(length))]
+        return self.codec.encode(ahead(pixels, self._things(batch), frames[1:], self._things(before), frames[0])).to(
+            streams
+        )
+
+    def _things(self, batch: Batch) -> list[Thing]:
+        return [self.world.things(index_of(key))[0] for key in batch.keys]
 
 
 def follows(things: Sequence[Thing]) -> bool:
-    """Whether the expert can tell how a clip of these things goes on: one thing, all said, that turns or rests."""
-    return len(things) == 1 and things[0].motion in SPINS and None not in (things[0].colour, things[0].shape)
+    """Whether the expert can tell how a clip of these things goes on: one thing, of which all is said."""
+    return len(things) == 1 and None not in (things[0].colour, things[0].shape, things[0].motion)
 
 
-def ahead(pixels: Tensor, things: Sequence[Thing], starts: Sequence[int]) -> Tensor:
+def ahead(
+    pixels: Tensor, things: Sequence[Thing], starts: Sequence[int], before: Sequence[Thing] = (), turn: int = 0
+) -> Tensor:
     """What should have followed in clips [B, 3, T, H, W] at each of their blocks, given the frames before it.
 
     things: one a clip, that `follows`; starts: the frame that each block begins at, ascending, the first 0, whose block
-    stays as it is.
+    stays as it is; before: what the first `turn` frames show, where that is something else.
     """
-    path, made, size = read(covered(pixels, things), things), pixels.clone(), min(pixels.shape[-2:])
+    shown, made, size = path(pixels, things, before, turn), pixels.clone(), min(pixels.shape[-2:])
     colour = pixels.new_tensor([COLOURS[str(t.colour)] for t in things])[:, :, None, None, None]
     ground = pixels.new_tensor(BACKGROUND)[:, None, None, None]
     low, high = (size / 32 * r for r in RADII)
     for start, end in pairwise([*starts[1:], pixels.shape[2]]):
-        seen, count = slice(max(0, start - MEMORY), start), end - start
-        last, rate = line(path.angle[:, seen], things)
+        first, count = (start - 1 if start <= turn else max(turn, start - MEMORY)), end - start
+        seen = slice(first, start)
+        last, rate = line(shown.angle[:, seen], things)
         angle = last[:, None] + rate[:, None] * torch.arange(1, count + 1)
-        centre = path.centre[:, seen].mean(1, keepdim=True).expand(-1, count, -1)
-        radius = path.radius[:, seen].mean(1, keepdim=True).clamp(low, high).expand(-1, count)
-        made[:, :, start:end] = ground + drawn(things, centre, angle, radius, size)[:, None] * (colour - ground)
+        radius = shown.radius[:, seen].mean(1).clamp(low, high)
+        centre = onward(shown.centre[:, seen], radius, things, count, size)
+        drawing = drawn(things, centre, angle, radius[:, None].expand(-1, count), size)
+        made[:, :, start:end] = ground + drawing[:, None] * (colour - ground)
     return made
+
+
+def path(pixels: Tensor, things: Sequence[Thing], before: Sequence[Thing], turn: int) -> Path:
+    """Where the thing of each clip [B, 3, T, H, W] is, which was one of `before` in the first `turn` frames."""
+    if not turn:
+        return read(covered(pixels, things), things)
+    old = read(covered(pixels[:, :, :turn], before), before)
+    if turn >= pixels.shape[2]:
+        return old
+    new = read(covered(pixels[:, :, turn:], things), things, upright=False)
+    parts = zip((old.centre, old.radius, old.angle), (new.centre, new.radius, new.angle), strict=True)
+    return Path(*(torch.cat(part, 1) for part in parts))
 
 
 def covered(pixels: Tensor, things: Sequence[Thing]) -> Tensor:
@@ -90,22 +118,25 @@ def covered(pixels: Tensor, things: Sequence[Thing]) -> Tensor:
     return ramp(torch.einsum("bcthw,bc->bthw", pixels - ground[:, None, None, None], along))
 
 
-def read(cover: Tensor, things: Sequence[Thing]) -> Path:
+def read(cover: Tensor, things: Sequence[Thing], upright: bool = True) -> Path:
     """Where each thing is, from its cover [B, T, H, W]: centre and radius by its mass, the angle from frame to frame by
     what the caption's shape would cover. A turn that the picture leaves open, as of a square without its mark, is
-    decided by the frames before; all things begin upright."""
+    decided by the frames before. What does not rotate stands upright, and so does what begins `upright`."""
     centre_of, area = mass(cover)
     figure = [figures()[str(t.shape)] for t in things]
     radius = (area / area.new_tensor([f.area for f in figure])[:, None]).sqrt()
     below = radius * radius.new_tensor([f.below for f in figure])[:, None]
-    angles = [torch.zeros(len(things))]
-    for frame in range(1, cover.shape[1]):
-        known = torch.stack(angles[-MEMORY:], 1)
-        rate = line(known, things)[1] if frame >= SETTLED else usual(things)
-        tried = (angles[-1] + rate)[:, None] + TRIED.deg2rad()
+
+    def nearest(frame: int, tried: Tensor) -> Tensor:
         centre = centre_of[:, frame, None] - down(tried) * below[:, frame, None, None]
         shown = drawn(things, centre, tried, radius[:, frame, None].expand_as(tried), cover.shape[-1])
-        angles.append(least(tried, (shown - cover[:, frame, None]).square().sum((-1, -2))))
+        return least(tried, (shown - cover[:, frame, None]).square().sum((-1, -2))) * rotating(things)
+
+    zero = torch.zeros(len(things))
+    angles = [zero if upright else nearest(0, ANYHOW.deg2rad().expand(len(things), -1))]
+    for frame in range(1, cover.shape[1]):
+        rate = line(torch.stack(angles[-MEMORY:], 1), things)[1] if frame >= SETTLED else usual(things)
+        angles.append(nearest(frame, (angles[-1] + rate)[:, None] + TRIED.deg2rad()))
     angle = torch.stack(angles, 1)
     return Path(centre_of - down(angle) * below[..., None], radius, angle)
 
@@ -136,22 +167,54 @@ def least(tried: Tensor, gap: Tensor) -> Tensor:
     return tried.gather(1, best)[:, 0] + move.clamp(-1, 1) * (tried[:, 1] - tried[:, 0])
 
 
-def spins(things: Sequence[Thing]) -> tuple[Tensor, Tensor]:
-    """(slowest, fastest) [B], radians a frame."""
-    low, high = torch.tensor([[math.radians(rate) for rate in SPINS[str(t.motion)]] for t in things]).unbind(1)
-    return low, high
+def rotating(things: Sequence[Thing]) -> Tensor:
+    """[B]: 1 for what rotates, 0 for the rest."""
+    return torch.tensor([float(t.motion == "rotates") for t in things])
 
 
 def usual(things: Sequence[Thing]) -> Tensor:
-    """The mean of both, [B]."""
-    low, high = spins(things)
-    return (low + high) / 2
+    """Radians a frame, [B]: the mean of what rotates."""
+    return rotating(things) * sum(SPIN) / 2
 
 
 def line(angle: Tensor, things: Sequence[Thing]) -> tuple[Tensor, Tensor]:
     """(value at the last frame, rise a frame) [B] of the line through angles [B, n] that turns as such things do."""
+    turns = rotating(things)
     if angle.shape[1] == 1:
-        return angle[:, 0], usual(things)
+        return angle[:, 0] * turns, usual(things)
     frame = torch.arange(angle.shape[1]) - (angle.shape[1] - 1) / 2
-    rate = ((angle * frame).sum(1) / frame.square().sum()).clamp(*spins(things))
-    return angle.mean(1) + rate * frame[-1], rate
+    rate = ((angle * frame).sum(1) / frame.square().sum()).clamp(*SPIN) * turns
+    return (angle.mean(1) + rate * frame[-1]) * turns, rate
+
+
+def onward(centre: Tensor, radius: Tensor, things: Sequence[Thing], count: int, size: int) -> Tensor:
+    """The next `count` centres [B, count, 2] of things of radius [B] after centres [B, n, 2]: what moves goes on to
+    and fro between the edges, on the way that explains them best, and everything else stays where it was."""
+    width = size - 2 * radius
+    place = (centre - radius[:, None, None]).maximum(centre.new_zeros(())).minimum(width[:, None, None])
+    rows = []
+    for axis in range(2):
+        ways = centre.new_tensor([DIRECTIONS.get(str(t.motion), (0.0, 0.0))[axis] for t in things])
+        still = place[:, :, axis].mean(1, keepdim=True).expand(-1, count)
+        moved = to_and_fro(place[:, :, axis], width, ways, count)
+        rows.append(torch.where(ways[:, None] != 0, moved, still))
+    return torch.stack(rows, -1) + radius[:, None, None]
+
+
+def to_and_fro(place: Tensor, width: Tensor, ways: Tensor, count: int) -> Tensor:
+    """The next places [B, count] of what bounces between 0 and width [B], as a mover of the world does, and was at
+    place [B, n]. ways [B]: the sign of where it goes, which decides where a single place does not say it."""
+    phase = (
+        width[:, None] * torch.arange(PHASES) * (2 / PHASES)
+    )  # unfolded place at the last frame; on its way back behind width
+    speed = width[:, None] * PATHS / SPAN
+    frame = torch.arange(1 - place.shape[1], count + 1)
+    tried = phase[:, :, None, None] + speed[:, None, :, None] * frame
+    double = 2 * width[:, None, None, None]
+    tried = double / 2 - (tried % double - double / 2).abs()
+    gap = (tried[..., : place.shape[1]] - place[:, None, None]).square().sum(-1)
+    against = (phase >= width[:, None]) == (ways[:, None] > 0)
+    unusual = (PATHS - PATHS.mean()).abs()
+    gap = gap + 1e-2 * against[:, :, None] + 1e-3 * unusual
+    best = gap.flatten(1).argmin(1)
+    return tried.flatten(1, 2)[torch.arange(len(place)), best, place.shape[1] :]
