@@ -30,12 +30,16 @@ def second(batch: Batch) -> Tensor:
     return torch.arange(len(batch)) == 1
 
 
+def every(batch: Batch) -> Tensor:
+    return torch.ones(len(batch), dtype=torch.bool)
+
+
 def corrected(streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
     return streams * 0.5 + len(batch) + turn
 
 
 def dagger(each: int = 1) -> Dagger:
-    return Dagger(PLAN, second, corrected, each)
+    return Dagger(PLAN, second, every, corrected, each=each)
 
 
 class Known(Stream):
@@ -70,7 +74,7 @@ def test_a_stream_that_is_told_something_else_at_first_is_what_a_stream_makes_of
         seen.append((before, turn))
         return streams
 
-    made = Dagger(make_plan, lambda batch: torch.ones(len(batch)) == 1, expert, switch=1.0)
+    made = Dagger(make_plan, every, every, expert, switch=1.0)
     turns = set()
     for step in range(6):
         place = RNG.at(step=step)
@@ -88,8 +92,35 @@ def test_a_stream_that_is_told_something_else_at_first_is_what_a_stream_makes_of
     assert turns <= {2, 4, 6, 8} and len(turns) > 1
 
 
+@pytest.mark.parametrize("lead", [2, 3])
+def test_a_stream_whose_prompt_leaves_something_open_begins_with_its_clip(lead: int) -> None:
+    """Whole blocks of it, and goes on from there as a stream does that was shown them; the other is its own."""
+    f, b = family(), clips(family())
+    make_plan = replace(PLAN, sampler=Deterministic())
+    met = Dagger(make_plan, every, second, corrected, lead)(f.net, b, RNG)
+    live = Known(f.net, make_plan, (768, 2, 2), b.cond.select(slice(0, 1)))
+    live.noise, begun = RNG.normal("dagger/eps", b.x.shape, like=b.x)[:1], 2 * -(-lead // 2)
+    for start in range(0, begun, 2):
+        live.show(b.x[:1, :, start : start + 2])
+    rest = [next(live) for _ in range(begun, 6, 2)]
+    assert met.past is not None and torch.equal(met.past[:1, :, :begun], b.x[:1, :, :begun])
+    assert rest and torch.allclose(met.past[:1, :, begun:], torch.cat(rest, 2), rtol=0, atol=1e-12)
+    own = Dagger(make_plan, every, every, corrected, lead)(f.net, b, RNG)
+    assert own.past is not None and torch.equal(met.past[1], own.past[1])
+    assert not torch.equal(own.past[0], met.past[0])
+
+
+def test_only_prompts_that_say_all_are_told_after_another() -> None:
+    f, b = family(), clips(family())
+    met = Dagger(PLAN, every, second, corrected, 2, switch=1.0)(f.net, b, RNG)
+    assert met.past is not None and torch.equal(met.past[0], b.x[0]) and torch.equal(met.x[0], b.x[0])
+    assert not torch.equal(met.past[1], b.x[1])
+
+
 def test_a_share_of_the_batches_is_told_something_else_at_first() -> None:
-    draws = [Dagger(PLAN, second, corrected, switch=0.5)._turn(clips(family()), RNG.at(step=s)) for s in range(60)]
+    draws = [
+        Dagger(PLAN, second, every, corrected, switch=0.5)._turn(clips(family()), RNG.at(step=s)) for s in range(60)
+    ]
     assert 15 < draws.count(0) < 45 and {*draws} == {0, 2, 4}
 
 

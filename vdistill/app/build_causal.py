@@ -141,7 +141,8 @@ def met_of(config: Config, family: object) -> Met:
     plan = plan_of(causal, m.times, unit)
     starts = lambda length: [unit * first for first, _ in plan.layout.spans(length // unit)]  # noqa: E731
     expert = ShapesExpert(world_of(d), family.codec, starts)
-    return Dagger(plan, expert.follows, expert, causal.dagger.each, causal.dagger.switch)
+    lead = -(-(m.truth or 0) // unit) * unit
+    return Dagger(plan, expert.follows, expert.told, expert, lead, causal.dagger.each, causal.dagger.switch)
 
 
 def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:

@@ -92,11 +92,18 @@ def numbers(start: int, block: Tensor, plan: Plan) -> range:
 
 
 def make_block(
-    student: Denoiser, noise: Tensor, cond: Cond, cache: Cache, plan: Plan, rng: Rng, ids: Sequence[int]
+    student: Denoiser,
+    noise: Tensor,
+    cond: Cond,
+    cache: Cache,
+    plan: Plan,
+    rng: Rng,
+    ids: Sequence[int],
+    change: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """The clean block [B, C, n, ...] at numbers `ids`, made from noise and remembered. cond: of the block."""
+    """The clean block [B, C, n, ...] at numbers `ids`, made from noise, changed and remembered. cond: of the block."""
     view, rng = View(cache, ids), block_rng(rng, ids[0])
-    x = plan.sampler(Remembering(student, view), noise, cond, rng, plan.steps(ids[0]))
+    x = change(plan.sampler(Remembering(student, view), noise, cond, rng, plan.steps(ids[0])))
     remember(student, x, cond, view, plan, rng)
     return x
 

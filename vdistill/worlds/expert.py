@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.step import Batch
-from .shapes import BACKGROUND, COLOURS, DIRECTIONS, SPAN, Shapes, Thing, coverage, parse
+from .shapes import BACKGROUND, DIRECTIONS, SPAN, Scene, Shapes, Thing, coverage, parse
 from .source import index_of
 from .trace import figures, ramp
 
@@ -50,8 +50,12 @@ class ShapesExpert:
     starts: Callable[[int], Sequence[int]]
 
     def follows(self, batch: Batch) -> Tensor:
+        """[B] bool: one thing, of which its world knows all."""
+        return torch.tensor([len(self.world.things(index_of(key))) == 1 for key in batch.keys])
+
+    def told(self, batch: Batch) -> Tensor:
         """[B] bool: one thing, all of which the caption says."""
-        return torch.tensor([follows(parse(self.world.caption(index_of(key)))) for key in batch.keys])
+        return torch.tensor([told(parse(self.world.caption(index_of(key)))) for key in batch.keys])
 
     def __call__(self, streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
         """What should have followed at each block of streams [B, C, T, H, W] of such samples, of their shape.
@@ -60,30 +64,30 @@ class ShapesExpert:
         """
         pixels, length = self.codec.decode(streams).cpu(), streams.shape[2]
         last = pixels.shape[2]
-        frames = [max(last - (length - n) * self.codec.temporal, 0) for n in (turn, *self.starts(length))]
-        return self.codec.encode(ahead(pixels, self._things(batch), frames[1:], self._things(before), frames[0])).to(
-            streams
-        )
+        turn, *starts = (max(last - (length - n) * self.codec.temporal, 0) for n in (turn, *self.starts(length)))
+        said = ahead(pixels, self._scenes(batch), starts, self._scenes(before), turn)
+        return self.codec.encode(said).to(streams)
 
-    def _things(self, batch: Batch) -> list[Thing]:
-        return [self.world.things(index_of(key))[0] for key in batch.keys]
+    def _scenes(self, batch: Batch) -> list[Scene]:
+        return [self.world.scenes(index_of(key))[0] for key in batch.keys]
 
 
-def follows(things: Sequence[Thing]) -> bool:
-    """Whether the expert can tell how a clip of these things goes on: one thing, of which all is said."""
+def told(things: Sequence[Thing]) -> bool:
+    """Whether these are one thing, of which all is said."""
     return len(things) == 1 and None not in (things[0].colour, things[0].shape, things[0].motion)
 
 
 def ahead(
-    pixels: Tensor, things: Sequence[Thing], starts: Sequence[int], before: Sequence[Thing] = (), turn: int = 0
+    pixels: Tensor, scenes: Sequence[Scene], starts: Sequence[int], before: Sequence[Scene] = (), turn: int = 0
 ) -> Tensor:
     """What should have followed in clips [B, 3, T, H, W] at each of their blocks, given the frames before it.
 
-    things: one a clip, that `follows`; starts: the frame that each block begins at, ascending, the first 0, whose block
-    stays as it is; before: what the first `turn` frames show, where that is something else.
+    scenes: of which each clip shows the thing, at any place and angle; starts: the frame that each block begins at,
+    ascending, the first 0, whose block stays as it is; before: what the first `turn` frames show, where that is
+    something else.
     """
-    shown, made, size = path(pixels, things, before, turn), pixels.clone(), min(pixels.shape[-2:])
-    colour = pixels.new_tensor([COLOURS[str(t.colour)] for t in things])[:, :, None, None, None]
+    shown, made, size = path(pixels, scenes, before, turn), pixels.clone(), min(pixels.shape[-2:])
+    colour, things = pixels.new_tensor([s.rgb for s in scenes])[:, :, None, None, None], [s.thing for s in scenes]
     ground = pixels.new_tensor(BACKGROUND)[:, None, None, None]
     low, high = (size / 32 * r for r in RADII)
     for start, end in pairwise([*starts[1:], pixels.shape[2]]):
@@ -98,30 +102,34 @@ def ahead(
     return made
 
 
-def path(pixels: Tensor, things: Sequence[Thing], before: Sequence[Thing], turn: int) -> Path:
-    """Where the thing of each clip [B, 3, T, H, W] is, which was one of `before` in the first `turn` frames."""
+def path(pixels: Tensor, scenes: Sequence[Scene], before: Sequence[Scene], turn: int) -> Path:
+    """Where the thing of each clip [B, 3, T, H, W] is, which was that of `before` in the first `turn` frames."""
+
+    def seen(part: Tensor, scenes: Sequence[Scene]) -> Path:
+        return read(covered(part, scenes), [s.thing for s in scenes])
+
     if not turn:
-        return read(covered(pixels, things), things)
-    old = read(covered(pixels[:, :, :turn], before), before)
+        return seen(pixels, scenes)
+    old = seen(pixels[:, :, :turn], before)
     if turn >= pixels.shape[2]:
         return old
-    new = read(covered(pixels[:, :, turn:], things), things, upright=False)
+    new = seen(pixels[:, :, turn:], scenes)
     parts = zip((old.centre, old.radius, old.angle), (new.centre, new.radius, new.angle), strict=True)
     return Path(*(torch.cat(part, 1) for part in parts))
 
 
-def covered(pixels: Tensor, things: Sequence[Thing]) -> Tensor:
+def covered(pixels: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """How much of each pixel of [B, 3, T, H, W] is of its thing's colour, [B, T, H, W] in [0, 1]."""
     ground = pixels.new_tensor(BACKGROUND)
-    ray = pixels.new_tensor([COLOURS[str(t.colour)] for t in things]) - ground
+    ray = pixels.new_tensor([s.rgb for s in scenes]) - ground
     along = ray / ray.square().sum(1, keepdim=True)
     return ramp(torch.einsum("bcthw,bc->bthw", pixels - ground[:, None, None, None], along))
 
 
-def read(cover: Tensor, things: Sequence[Thing], upright: bool = True) -> Path:
+def read(cover: Tensor, things: Sequence[Thing]) -> Path:
     """Where each thing is, from its cover [B, T, H, W]: centre and radius by its mass, the angle from frame to frame by
-    what the caption's shape would cover. A turn that the picture leaves open, as of a square without its mark, is
-    decided by the frames before. What does not rotate stands upright, and so does what begins `upright`."""
+    what its shape would cover. A turn that the picture leaves open, as of a square without its mark, is decided by the
+    frames before. What does not rotate stands upright."""
     centre_of, area = mass(cover)
     figure = [figures()[str(t.shape)] for t in things]
     radius = (area / area.new_tensor([f.area for f in figure])[:, None]).sqrt()
@@ -132,8 +140,7 @@ def read(cover: Tensor, things: Sequence[Thing], upright: bool = True) -> Path:
         shown = drawn(things, centre, tried, radius[:, frame, None].expand_as(tried), cover.shape[-1])
         return least(tried, (shown - cover[:, frame, None]).square().sum((-1, -2))) * rotating(things)
 
-    zero = torch.zeros(len(things))
-    angles = [zero if upright else nearest(0, ANYHOW.deg2rad().expand(len(things), -1))]
+    angles = [nearest(0, ANYHOW.deg2rad().expand(len(things), -1))]
     for frame in range(1, cover.shape[1]):
         rate = line(torch.stack(angles[-MEMORY:], 1), things)[1] if frame >= SETTLED else usual(things)
         angles.append(nearest(frame, (angles[-1] + rate)[:, None] + TRIED.deg2rad()))
