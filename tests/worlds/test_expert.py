@@ -19,6 +19,7 @@ from vdistill.worlds.shapes import (
     SHAPES,
     Scene,
     Shapes,
+    Thing,
     bounce,
     caption,
     parse,
@@ -44,7 +45,7 @@ def test_the_clips_show_everything_it_follows() -> None:
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    return read(covered(CLIPS, SCENES), THINGS)
+    return read(covered(CLIPS, THINGS), THINGS)
 
 
 def test_true_clips_are_read_as_they_were_drawn(path: Path) -> None:
@@ -58,7 +59,7 @@ def test_true_clips_are_read_as_they_were_drawn(path: Path) -> None:
 
 
 def test_a_true_clip_goes_on_as_it_does() -> None:
-    made = ahead(CLIPS, SCENES, STARTS)
+    made = ahead(CLIPS, THINGS, STARTS)
     assert torch.equal(made[:, :, :1], CLIPS[:, :, :1])  # the first block stays
     assert rms((made - CLIPS)[:, :, 9:]) < 0.02 < 0.1 < rms(CLIPS - CLIPS.mean(2, keepdim=True))
 
@@ -68,7 +69,7 @@ def test_whatever_it_shows_it_goes_on_as_the_caption_says() -> None:
     clips = CLIPS
     for _ in range(2):
         clips = torch.nn.functional.avg_pool3d(clips, (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
-    made = ahead(clips, SCENES, STARTS)
+    made = ahead(clips, THINGS, STARTS)
     assert rms((made - CLIPS)[:, :, 9:]) < 0.4 * rms((clips - CLIPS)[:, :, 9:])
 
 
@@ -76,16 +77,16 @@ def test_only_the_frames_before_a_block_say_how_it_goes_on() -> None:
     """Nor does it see farther back than MEMORY, but for the angle, which it has followed from the beginning."""
     spoilt = CLIPS.clone()
     spoilt[:, :, 25:] = torch.tensor(BACKGROUND)[:, None, None, None]
-    assert torch.equal(ahead(spoilt, SCENES, STARTS)[:, :, 1:29], ahead(CLIPS, SCENES, STARTS)[:, :, 1:29])
+    assert torch.equal(ahead(spoilt, THINGS, STARTS)[:, :, 1:29], ahead(CLIPS, THINGS, STARTS)[:, :, 1:29])
     smaller = torch.cat([CLIPS[:, :, :1] * 0 + CLIPS[:, :, 1:2], CLIPS[:, :, 1:]], 2)  # another first frame
     late = slice(1 + MEMORY, None)
-    assert rms((ahead(smaller, SCENES, STARTS) - ahead(CLIPS, SCENES, STARTS))[:, :, late]) < 1e-3
+    assert rms((ahead(smaller, THINGS, STARTS) - ahead(CLIPS, THINGS, STARTS))[:, :, late]) < 1e-3
 
 
 def test_blocks_of_several_latents_are_drawn_as_one() -> None:
-    made = ahead(CLIPS, SCENES, [0, 9, 21, 33])
+    made = ahead(CLIPS, THINGS, [0, 9, 21, 33])
     assert torch.equal(made[:, :, :9], CLIPS[:, :, :9])
-    assert torch.equal(made[:, :, 21:25], ahead(CLIPS, SCENES, STARTS)[:, :, 21:25])
+    assert torch.equal(made[:, :, 21:25], ahead(CLIPS, THINGS, STARTS)[:, :, 21:25])
     assert rms((made - CLIPS)[:, :, 9:]) < 0.04
 
 
@@ -111,15 +112,15 @@ def test_what_moves_goes_on_to_and_fro() -> None:
 # -- another caption on the way -------------------------------------------------------------------------------------
 
 SOME = 14  # clips that are followed for long
-OTHERS = [replace(SCENES[(i + 1) % len(SCENES)], tint=None) for i in range(len(SCENES))]
+OTHERS = [*THINGS[1:], THINGS[0]]
 
 
-def lived(clips: Tensor, scenes: list[Scene], turn: int, frames: int) -> Tensor:
+def lived(clips: Tensor, things: list[Thing], turn: int, frames: int) -> Tensor:
     """Clips that do what the expert says from frame `turn` on, block by block."""
     starts = [0, *range(1, frames, 4)]
     lived = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, frames - clips.shape[2], -1, -1)], 2).clone()
     for start in range(turn, frames, 4):
-        said = ahead(lived[:, :, : start + 4], scenes, [s for s in starts if s <= start], SCENES[: len(clips)], turn)
+        said = ahead(lived[:, :, : start + 4], things, [s for s in starts if s <= start], THINGS[: len(clips)], turn)
         lived[:, :, start : start + 4] = said[:, :, start:]
     return lived
 
@@ -127,11 +128,11 @@ def lived(clips: Tensor, scenes: list[Scene], turn: int, frames: int) -> Tensor:
 def test_under_another_caption_a_thing_becomes_what_it_says_in_its_place() -> None:
     """The judge of streams sees what the new caption says from the first frame on, and later."""
     clips = lived(CLIPS[:SOME], OTHERS[:SOME], 25, 61)
-    told = [caption([s.thing]) for s in OTHERS[:SOME]]
+    told = [caption([t]) for t in OTHERS[:SOME]]
     assert all(accuracy_at(clips, told, start)["all"] == 1 for start in (25, 37, 44))
     where = [
-        read(covered(clips[:, :, part], scenes), [s.thing for s in scenes])
-        for part, scenes in ((slice(25), SCENES[:SOME]), (slice(25, 61), OTHERS[:SOME]))
+        read(covered(clips[:, :, part], things), things)
+        for part, things in ((slice(25), THINGS[:SOME]), (slice(25, 61), OTHERS[:SOME]))
     ]
     jump = (where[1].centre[:, 0] - where[0].centre[:, -1]).norm(dim=1)
     assert float(jump.max()) < 2.0  # a frame's way of the fastest, and the edge of one that is larger
@@ -139,14 +140,14 @@ def test_under_another_caption_a_thing_becomes_what_it_says_in_its_place() -> No
 
 def test_each_block_before_the_change_is_answered_as_if_it_were_the_first_after_it() -> None:
     """And all of what came before is of the other thing."""
-    late, early = (ahead(CLIPS, OTHERS, STARTS, SCENES, turn) for turn in (41, 21))
+    late, early = (ahead(CLIPS, OTHERS, STARTS, THINGS, turn) for turn in (41, 21))
     assert torch.equal(late[:, :, :25], early[:, :, :25])
     assert not torch.equal(late[:, :, 25:], early[:, :, 25:])
-    assert accuracy_at(late, [caption([s.thing]) for s in OTHERS], 5)["colour"] == 1
+    assert accuracy_at(late, [caption([t]) for t in OTHERS], 5)["colour"] == 1
 
 
 def test_latents_are_read_and_drawn_through_the_codec() -> None:
-    codec, world = tiny_family().codec, replace(WORLD, open=0.2, tints=0.5, late=90, counts=(1, 2))
+    codec, world = tiny_family().codec, replace(WORLD, open=0.2, late=90, counts=(1, 2))
     expert = ShapesExpert(world, codec, lambda length: range(length))
     keys = tuple(f"shapes/{i}" for i in range(40))
     x = codec.encode(torch.stack([world.clip(i) for i in range(40)]))
@@ -157,11 +158,11 @@ def test_latents_are_read_and_drawn_through_the_codec() -> None:
     assert 0 < int(said.sum()) < int(known.sum()) < 40 and not bool((said & ~known).any())
     some = batch.select(known.nonzero()[:, 0])
     goal = expert(some.x, some, some, 0)
-    scenes = [world.scenes(int(key.partition("/")[2]))[0] for key in some.keys]
-    assert torch.equal(goal, codec.encode(ahead(codec.decode(some.x), scenes, STARTS)))
-    assert rms((goal - some.x)[:, :, 3:]) < 0.1 * rms(some.x)  # whatever is tinted, bounces or begins at any angle
+    things = [world.things(int(key.partition("/")[2]))[0] for key in some.keys]
+    assert torch.equal(goal, codec.encode(ahead(codec.decode(some.x), things, STARTS)))
+    assert rms((goal - some.x)[:, :, 3:]) < 0.1 * rms(some.x)  # what bounces and begins at any angle too
     others = some.select(torch.arange(len(some)).roll(1))
-    next_ = [scenes[-1], *scenes[:-1]]
+    following = [things[-1], *things[:-1]]
     assert torch.equal(
-        expert(some.x, others, some, 4), codec.encode(ahead(codec.decode(some.x), next_, STARTS, scenes, 13))
+        expert(some.x, others, some, 4), codec.encode(ahead(codec.decode(some.x), following, STARTS, things, 13))
     )

@@ -127,4 +127,4 @@ def captions_of(d: Data) -> Sequence[str]:
 
 def world_of(d: DataShapes) -> Shapes:
     """The world a config's data section names."""
-    return Shapes(d.frames, d.size, tuple(d.counts), d.open, turning=d.turning, late=d.late, tints=d.tints)
+    return Shapes(d.frames, d.size, tuple(d.counts), d.open, turning=d.turning, late=d.late)

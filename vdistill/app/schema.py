@@ -30,12 +30,6 @@ class DataShapes(Section):
     open: Share = note(0.1, "chance that a caption leaves an attribute open", "share")
     images: Share = note(0.0, "share of one-frame clips", "share")
     turning: Share = note(0.0, "extra share of clips whose first thing rotates, the hardest motion to learn", "share")
-    tints: Share = note(
-        0.0,
-        "of the clips, in so many colours lean to others and captions leave them out, so that shapes do not hang on "
-        "colours",
-        "share",
-    )
     late: int = note(
         0, "clips begin at a random frame up to this one of endless scenes, in which movers bounce", "frames", ge=0
     )
@@ -43,7 +37,7 @@ class DataShapes(Section):
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is written down only where it is used, so that runs from before go on."""
-        return {k: v for k, v in whole(self).items() if k not in ("late", "tints") or v}
+        return {k: v for k, v in whole(self).items() if k != "late" or v}
 
 
 class DataLatents(Section):

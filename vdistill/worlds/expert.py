@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.step import Batch
-from .shapes import BACKGROUND, DIRECTIONS, SPAN, Scene, Shapes, Thing, coverage, parse
+from .shapes import BACKGROUND, COLOURS, DIRECTIONS, SPAN, Shapes, Thing, coverage, parse
 from .source import index_of
 from .trace import figures, ramp
 
@@ -65,11 +65,11 @@ class ShapesExpert:
         pixels, length = self.codec.decode(streams).cpu(), streams.shape[2]
         last = pixels.shape[2]
         turn, *starts = (max(last - (length - n) * self.codec.temporal, 0) for n in (turn, *self.starts(length)))
-        said = ahead(pixels, self._scenes(batch), starts, self._scenes(before), turn)
+        said = ahead(pixels, self._things(batch), starts, self._things(before), turn)
         return self.codec.encode(said).to(streams)
 
-    def _scenes(self, batch: Batch) -> list[Scene]:
-        return [self.world.scenes(index_of(key))[0] for key in batch.keys]
+    def _things(self, batch: Batch) -> list[Thing]:
+        return [self.world.things(index_of(key))[0] for key in batch.keys]
 
 
 def told(things: Sequence[Thing]) -> bool:
@@ -78,16 +78,15 @@ def told(things: Sequence[Thing]) -> bool:
 
 
 def ahead(
-    pixels: Tensor, scenes: Sequence[Scene], starts: Sequence[int], before: Sequence[Scene] = (), turn: int = 0
+    pixels: Tensor, things: Sequence[Thing], starts: Sequence[int], before: Sequence[Thing] = (), turn: int = 0
 ) -> Tensor:
     """What should have followed in clips [B, 3, T, H, W] at each of their blocks, given the frames before it.
 
-    scenes: of which each clip shows the thing, at any place and angle; starts: the frame that each block begins at,
-    ascending, the first 0, whose block stays as it is; before: what the first `turn` frames show, where that is
-    something else.
+    things: one a clip, nothing of it left open; starts: the frame that each block begins at, ascending, the first 0,
+    whose block stays as it is; before: what the first `turn` frames show, where that is something else.
     """
-    shown, made, size = path(pixels, scenes, before, turn), pixels.clone(), min(pixels.shape[-2:])
-    colour, things = pixels.new_tensor([s.rgb for s in scenes])[:, :, None, None, None], [s.thing for s in scenes]
+    shown, made, size = path(pixels, things, before, turn), pixels.clone(), min(pixels.shape[-2:])
+    colour = pixels.new_tensor([COLOURS[str(t.colour)] for t in things])[:, :, None, None, None]
     ground = pixels.new_tensor(BACKGROUND)[:, None, None, None]
     low, high = (size / 32 * r for r in RADII)
     for start, end in pairwise([*starts[1:], pixels.shape[2]]):
@@ -102,26 +101,22 @@ def ahead(
     return made
 
 
-def path(pixels: Tensor, scenes: Sequence[Scene], before: Sequence[Scene], turn: int) -> Path:
-    """Where the thing of each clip [B, 3, T, H, W] is, which was that of `before` in the first `turn` frames."""
-
-    def seen(part: Tensor, scenes: Sequence[Scene]) -> Path:
-        return read(covered(part, scenes), [s.thing for s in scenes])
-
+def path(pixels: Tensor, things: Sequence[Thing], before: Sequence[Thing], turn: int) -> Path:
+    """Where the thing of each clip [B, 3, T, H, W] is, which was one of `before` in the first `turn` frames."""
     if not turn:
-        return seen(pixels, scenes)
-    old = seen(pixels[:, :, :turn], before)
+        return read(covered(pixels, things), things)
+    old = read(covered(pixels[:, :, :turn], before), before)
     if turn >= pixels.shape[2]:
         return old
-    new = seen(pixels[:, :, turn:], scenes)
+    new = read(covered(pixels[:, :, turn:], things), things)
     parts = zip((old.centre, old.radius, old.angle), (new.centre, new.radius, new.angle), strict=True)
     return Path(*(torch.cat(part, 1) for part in parts))
 
 
-def covered(pixels: Tensor, scenes: Sequence[Scene]) -> Tensor:
+def covered(pixels: Tensor, things: Sequence[Thing]) -> Tensor:
     """How much of each pixel of [B, 3, T, H, W] is of its thing's colour, [B, T, H, W] in [0, 1]."""
     ground = pixels.new_tensor(BACKGROUND)
-    ray = pixels.new_tensor([s.rgb for s in scenes]) - ground
+    ray = pixels.new_tensor([COLOURS[str(t.colour)] for t in things]) - ground
     along = ray / ray.square().sum(1, keepdim=True)
     return ramp(torch.einsum("bcthw,bc->bthw", pixels - ground[:, None, None, None], along))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,13 +52,6 @@ class Scene:
     high: tuple[float, float]
     angle: float
     spin: float  # radians per frame, clockwise on screen
-    tint: tuple[float, float, float] | None = None  # RGB in [-1, 1], where not its colour's own
-
-    @property
-    def rgb(self) -> tuple[float, float, float]:
-        """RGB in [-1, 1]."""
-        assert self.thing.colour is not None
-        return COLOURS[self.thing.colour] if self.tint is None else self.tint
 
 
 def caption(things: Sequence[Thing]) -> str:
@@ -151,19 +144,11 @@ def render(scenes: Sequence[Scene], frames: Tensor, size: int) -> Tensor:
     clip = torch.tensor(BACKGROUND)[:, None, None, None].expand(3, len(frames), size, size).clone()
     for scene in scenes:
         centre, angle = track(scene, frames)
-        assert scene.thing.shape is not None
+        assert scene.thing.shape is not None and scene.thing.colour is not None
         alpha = coverage(scene.thing.shape, centre, angle, torch.full_like(angle, scene.radius), size)
-        colour = torch.tensor(scene.rgb)[:, None, None, None]
+        colour = torch.tensor(COLOURS[scene.thing.colour])[:, None, None, None]
         clip = clip + alpha * (colour - clip)
     return clip
-
-
-def tint(rng: Rng, number: int, rgb: tuple[float, float, float]) -> tuple[float, float, float]:
-    """A colour on the way from this one to another of the world's, nearer to this one."""
-    other = list(COLOURS.values())[rng.integer(f"tint/{number}", len(COLOURS))]
-    share = float(rng.uniform(f"tint/{number}/share", (), 0.0, 0.45))
-    r, g, b = ((1 - share) * own + share * to for own, to in zip(rgb, other, strict=True))
-    return r, g, b
 
 
 @dataclass(frozen=True)
@@ -172,8 +157,7 @@ class Shapes:
 
     frames, size: of a clip, size in pixels; counts: how many things a clip may hold; open: probability that a caption
     leaves an attribute out; turning: extra share of clips whose first thing rotates, the hardest motion to learn;
-    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; tints: share of
-    clips in which every colour leans to another one, and of which captions leave colours out; split:
+    late: clips begin at a random frame up to this one of their endless scene, where movers may bounce; split:
     "train" never shows the held-out triples, "test" shows nothing else, "all" both.
     """
 
@@ -185,7 +169,6 @@ class Shapes:
     seed: int = 0
     turning: float = 0.0
     late: int = 0
-    tints: float = 0.0
 
     def things(self, index: int) -> list[Thing]:
         """Ground-truth attributes of clip `index`."""
@@ -207,17 +190,10 @@ class Shapes:
         """Geometry of clip `index`."""
         rng, things = Rng(self.seed, index, turn="geometry"), self.things(index)
         cells = self._cells(len(things), rng.integer("layout", 2))
-        scenes = [
+        return [
             self._scene(t, cell, rng.uniform(f"thing/{n}", (6,)).tolist(), len(things))
             for n, (t, cell) in enumerate(zip(things, cells, strict=True))
         ]
-        if not self.tinted(index):
-            return scenes
-        return [replace(scene, tint=tint(rng, n, scene.rgb)) for n, scene in enumerate(scenes)]
-
-    def tinted(self, index: int) -> bool:
-        """Whether the colours of clip `index` lean to others."""
-        return float(Rng(self.seed, index, turn="tint").uniform("share", ())) < self.tints
 
     def _cells(self, count: int, layout: int) -> list[tuple[float, float, float, float]]:
         s = float(self.size)
@@ -253,9 +229,8 @@ class Shapes:
         return render(self.scenes(index), torch.arange(start, start + (frames or self.frames)), self.size)
 
     def caption(self, index: int) -> str:
-        """The caption; attributes are left open with probability `open` each, and tinted colours always."""
+        """The caption; attributes are left open with probability `open` each."""
         skip = Rng(self.seed, index, turn="open").uniform("skip", (2, 3)) < self.open
-        skip[:, 0] |= self.tinted(index)
         return caption(
             [
                 Thing(*(None if skip[n, a] else value for a, value in enumerate((t.colour, t.shape, t.motion))))
