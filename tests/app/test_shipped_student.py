@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vdistill.app import switches
 from vdistill.app.evaluate import exam
 from vdistill.app.models import open_model
 from vdistill.app.over_time import measured, streamed, summary
@@ -17,6 +18,7 @@ from vdistill.causal.cache import Cache
 from vdistill.causal.layout import Places
 
 CLIPS, SECONDS = 16, 10.0
+PAIRS, FOLLOWED = 12, 0.8
 FIRST, KEPT = 0.9, 0.9  # its teacher: .958; over a minute, four seeds: .990 and .934 of it (docs/log.md)
 
 
@@ -31,6 +33,19 @@ def test_it_holds_out() -> None:
     found = ends()
     assert found["accuracy_first_5s"] >= FIRST
     assert found["kept"] >= KEPT
+
+
+def test_it_follows_another_prompt() -> None:
+    """The switch is where its frame says: nothing before it changes, everything after it does."""
+    model, spec, (first, then) = open_model("shapes_causal"), causal_of("shapes_causal"), switches.pairs(PAIRS)
+    pixels, turn = switches.switched(model, spec, first, then, 32)
+    plain, same = switches.switched(model, spec, first, first, 32)
+    assert turn == same == 49 and torch.equal(pixels[:, :, :turn], plain[:, :, :turn])
+    changed = (pixels - plain)[:, :, turn].abs().amax((1, 2, 3))
+    assert all(float(c) > 0.1 for c, a, b in zip(changed, first, then, strict=True) if a != b)
+    found = {row["second"]: row["accuracy"] for row in switches.measured(pixels, first, then, turn)}
+    assert found[3.0] >= FOLLOWED and found[8.0] >= FOLLOWED
+    assert switches.measured(plain, first, then, turn)[-1]["accuracy"] < 0.2
 
 
 @pytest.mark.slow

@@ -95,9 +95,9 @@ class Causal(Section):
     )
     dagger: Imitation | None = note(
         None,
-        "where the data is a world that can be read, clips of one thing are the student's own streams, which begin with "
-        "the clip where its caption leaves something open, and each block's goal is how the world goes on from there "
-        "(DAgger)",
+        "where the data is a world that can be read, clips of one thing are the student's own streams, and each "
+        "block's goal is how the world goes on from there (DAgger); streams begin with the clip where its caption "
+        "leaves something open",
     )
     start: LocalPath | None = note(
         None, "run or folder whose weights the student begins with; the teacher's when left out"
