@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..core.cond import Cond
 from ..core.denoiser import Denoiser
 from ..core.inputs import shared
 from ..core.rng import Rng
@@ -52,8 +54,7 @@ class Dagger:
     def __call__(self, student: Denoiser, batch: Batch, rng: Rng) -> Batch:
         """x: the goals; past: what the student is shown of it. Draws "dagger/eps", "dagger/switch", "dagger/switch/at"
         and those of the blocks."""
-        rng_of = rng.at(step=rng.step - rng.step % self.each)
-        turn, told = self._turn(batch, rng_of), self.told(batch)
+        turn, told = self._turn(batch, rng), self.told(batch)
         index = (self.follows(batch) & told if turn else self.follows(batch)).nonzero()[:, 0]
         if not len(index):
             return batch
@@ -63,13 +64,14 @@ class Dagger:
             before = shifted(own) if turn else own
             self.kept[past] = self._stream(student, own, before, turn, ~told[index], rng)
             self.kept[goal] = self.expert(self.kept[past], own, before, turn * self.plan.unit)
-        shown = given_past(student, batch, rng).index_copy(0, index, self.kept[past].to(batch.x))
-        return replace(batch, x=batch.x.index_copy(0, index, self.kept[goal].to(batch.x)), past=shown)
+        given = given_past(student, batch, rng).index_copy(0, index, self.kept[past].to(batch.x))
+        return replace(batch, x=batch.x.index_copy(0, index, self.kept[goal].to(batch.x)), past=given)
 
     def _turn(self, batch: Batch, rng: Rng) -> int:
         """Where streams are told their own prompt: position 0, or a later block's, the same in all processes and for
         all steps that a stream serves."""
-        draw, later = shared(rng), [start for start, _ in self._spans(batch.x)][1:]
+        draw = shared(rng.at(step=rng.step - rng.step % self.each))
+        later = [start for start, _ in self._spans(batch.x)][1:]
         if not later or float(draw.uniform("dagger/switch", ())) >= self.switch:
             return 0
         return later[draw.integer("dagger/switch/at", len(later))]
@@ -78,22 +80,25 @@ class Dagger:
         return [*self.plan.layout.spans(x.shape[2] // self.plan.unit)]
 
     def _stream(self, student: Denoiser, own: Batch, before: Batch, turn: int, led: Tensor, rng: Rng) -> Tensor:
-        """Streams of the shape of own.x; at `turn` all that is remembered is made again under the new prompt. led [B]:
-        which begin with their clip."""
+        """Streams of the shape of own.x, told `own` from position `turn` on. led [B]: which begin with their clip."""
         plan, noise, made = self.plan, rng.normal("dagger/eps", own.x.shape, like=own.x), dict[int, Tensor]()
-        draw, cache, spans = rng.at(turn=f"{rng.turn}/dagger"), Cache(plan.layout), self._spans(own.x)
-        for start, count in spans:
+        rng, cache = rng.at(turn=f"{rng.turn}/dagger"), Cache(plan.layout)
+        for start, count in self._spans(own.x):
             if turn and start == turn:
-                seen = {at: x for at, x in made.items() if not {*cache.ids}.isdisjoint(numbers(at, x, plan))}
-                cache, counts = Cache(plan.layout), dict(spans)
-                told = lambda at: part(own.cond, plan, at, counts[at])  # noqa: B023, E731
-                remember_again(student, seen, told, cache, plan, lambda _: draw)
-            cond, ids = part((before if start < turn else own).cond, plan, start, count), range(start, start + count)
+                cache = self._again(student, made, cache, own.cond, rng)
             here = slice(start * plan.unit, (start + count) * plan.unit)
-            shown = led & (here.start < self.lead)
-            begun = lambda x: torch.where(shown.to(x.device).view(-1, 1, 1, 1, 1), own.x[:, :, here], x)  # noqa: B023, E731
-            made[start] = make_block(student, noise[:, :, here], cond, cache, plan, draw, ids, begun)
+            change = partial(shown, own.x[:, :, here], led & (here.start < self.lead))
+            cond, ids = part((before if start < turn else own).cond, plan, start, count), range(start, start + count)
+            made[start] = make_block(student, noise[:, :, here], cond, cache, plan, rng, ids, change)
         return torch.cat([*made.values()], 2)
+
+    def _again(self, student: Denoiser, made: Mapping[int, Tensor], cache: Cache, cond: Cond, rng: Rng) -> Cache:
+        """What is remembered of the blocks made so far, under another prompt (as `Stream.switch` recaches it)."""
+        plan, again = self.plan, Cache(self.plan.layout)
+        seen = {at: x for at, x in made.items() if not {*cache.ids}.isdisjoint(numbers(at, x, plan))}
+        told = {at: part(cond, plan, at, len(numbers(at, x, plan))) for at, x in seen.items()}
+        remember_again(student, seen, told.__getitem__, again, plan, lambda _: rng)
+        return again
 
     def state(self) -> Mapping[str, Tensor]:
         """Streams that serve more than one step."""
@@ -103,3 +108,8 @@ class Dagger:
         """Become what `state` was taken of, in process `rank` of `world`."""
         self.kept.clear()
         self.kept.update({k: v for k, v in state.items() if int(k.partition("/")[0]) % world == rank})
+
+
+def shown(clip: Tensor, led: Tensor, x: Tensor) -> Tensor:
+    """Blocks x [B, C, n, ...], those of `led` [B] replaced by the clip's."""
+    return torch.where(led.to(x.device).view(-1, *[1] * (x.ndim - 1)), clip, x)

@@ -206,9 +206,7 @@ def onward(centre: Tensor, radius: Tensor, things: Sequence[Thing], count: int, 
 def to_and_fro(place: Tensor, width: Tensor, ways: Tensor, count: int) -> Tensor:
     """The next places [B, count] of what bounces between 0 and width [B], as a mover of the world does, and was at
     place [B, n]. ways [B]: the sign of where it goes, which decides where a single place does not say it."""
-    phase = (
-        width[:, None] * torch.arange(PHASES) * (2 / PHASES)
-    )  # unfolded place at the last frame; on its way back behind width
+    phase = width[:, None] * torch.arange(PHASES) * (2 / PHASES)  # at the last frame; beyond width: on its way back
     speed = width[:, None] * PATHS / SPAN
     frame = torch.arange(1 - place.shape[1], count + 1)
     tried = phase[:, :, None, None] + speed[:, None, :, None] * frame
