@@ -117,6 +117,21 @@ def test_only_prompts_that_say_all_are_told_after_another() -> None:
     assert not torch.equal(met.past[1], b.x[1])
 
 
+def test_pairs_that_must_not_meet_keep_to_their_own_prompts() -> None:
+    f, b, told = family(), clips(family()), list[Batch]()
+
+    def expert(streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
+        told.append(before)
+        return streams
+
+    def meet(batch: Batch, before: Batch) -> Tensor:
+        assert torch.equal(before.x, batch.x.roll(-1, 0))
+        return second(batch)
+
+    Dagger(PLAN, every, every, expert, switch=1.0, meet=meet)(f.net, b, RNG)
+    assert torch.equal(told[0].x, b.x[[0, 0]])  # the first keeps to its own, the second is told the first's
+
+
 def test_a_share_of_the_batches_is_told_something_else_at_first() -> None:
     draws = [
         Dagger(PLAN, second, every, corrected, switch=0.5)._turn(clips(family()), RNG.at(step=s)) for s in range(60)

@@ -22,6 +22,7 @@ from vdistill.worlds.shapes import (
     Thing,
     bounce,
     caption,
+    held_out,
     parse,
     render,
     track,
@@ -33,6 +34,17 @@ SCENES: list[Scene] = [WORLD.scenes(i)[0] for i in range(32)]
 THINGS = [s.thing for s in SCENES]
 CLIPS = torch.stack([render([s], torch.arange(FRAMES), 32) for s in SCENES])
 STARTS = [0, *range(1, FRAMES, 4)]
+
+
+class Named(Shapes):
+    """A world of the things that these captions name."""
+
+    def __init__(self, captions: list[str]) -> None:
+        super().__init__()
+        object.__setattr__(self, "captions", captions)
+
+    def things(self, index: int) -> list[Thing]:
+        return parse(self.captions[index])
 
 
 def rms(gap: Tensor) -> float:
@@ -144,6 +156,23 @@ def test_each_block_before_the_change_is_answered_as_if_it_were_the_first_after_
     assert torch.equal(late[:, :, :25], early[:, :, :25])
     assert not torch.equal(late[:, :, 25:], early[:, :, 25:])
     assert accuracy_at(late, [caption([t]) for t in OTHERS], 5)["colour"] == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "before", "may"),
+    [
+        ("a green circle rotates", "a green square moves left", False),  # a green square that rotates is held out
+        ("a green square moves left", "a green circle rotates", False),
+        ("a red square rotates", "a green circle moves left", False),  # of both
+        ("a green square moves left", "a green square moves left", True),
+        ("a red circle rotates", "a red square stays still", True),
+    ],
+)
+def test_things_of_which_a_mixture_is_held_out_do_not_follow_each_other(said: str, before: str, may: bool) -> None:
+    assert held_out(parse("a green square rotates")[0])
+    expert = ShapesExpert(Named([said, before]), tiny_family().codec, lambda length: range(length))
+    batch, other = (Batch(torch.zeros(1, 3, 1, 8, 8), Cond(), keys=(f"shapes/{i}",)) for i in range(2))
+    assert expert.meet(batch, other).tolist() == [may]
 
 
 def test_latents_are_read_and_drawn_through_the_codec() -> None:

@@ -142,7 +142,9 @@ def met_of(config: Config, family: object) -> Met:
     starts = lambda length: [unit * first for first, _ in plan.layout.spans(length // unit)]  # noqa: E731
     expert = ShapesExpert(world_of(d), family.codec, starts)
     lead = -(-(m.truth or 0) // unit) * unit
-    return Dagger(plan, expert.follows, expert.told, expert, lead, causal.dagger.each, causal.dagger.switch)
+    return Dagger(
+        plan, expert.follows, expert.told, expert, lead, causal.dagger.each, causal.dagger.switch, expert.meet
+    )
 
 
 def guided(teacher: Denoiser, guided_by: str, scale: float, limit: int | None) -> Denoiser:

@@ -35,7 +35,8 @@ class Dagger:
     plan: how a stream is made; follows: batch -> for which of its samples the expert can tell, [B] bool; told: for
     which of them the prompt says all, [B] bool: streams of the others begin with the first `lead` latents of their
     clips; each: a stream serves so many steps, for which its batch must stay; switch: share of the batches whose
-    streams, of prompts that say all, are told the next sample's before their own, up to a random block.
+    streams, of prompts that say all, are told the next sample's before their own, up to a random block; meet: (samples,
+    those told before them) -> which of these pairs may follow each other, [B] bool: the others keep to their own.
     """
 
     plan: Plan
@@ -45,6 +46,7 @@ class Dagger:
     lead: int = 0
     each: int = 1
     switch: float = 0.0
+    meet: Callable[[Batch, Batch], Tensor] | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
     """Streams and goals by micro-batch, saved with the weights: what made them is gone."""
     alike = False
@@ -61,7 +63,7 @@ class Dagger:
         past, goal = f"{rng.micro}/past", f"{rng.micro}/goal"
         if rng.step % self.each == 0 or past not in self.kept:
             own = batch.select(index)
-            before = shifted(own) if turn else own
+            before = self._before(own) if turn else own
             self.kept[past] = self._stream(student, own, before, turn, ~told[index], rng)
             self.kept[goal] = self.expert(self.kept[past], own, before, turn * self.plan.unit)
         given = given_past(student, batch, rng).index_copy(0, index, self.kept[past].to(batch.x))
@@ -75,6 +77,14 @@ class Dagger:
         if not later or float(draw.uniform("dagger/switch", ())) >= self.switch:
             return 0
         return later[draw.integer("dagger/switch/at", len(later))]
+
+    def _before(self, own: Batch) -> Batch:
+        """The samples whose prompts are told first."""
+        if self.meet is None:
+            return shifted(own)
+        order = torch.arange(len(own))
+        may = self.meet(own, shifted(own)).to(order.device)
+        return own.select(torch.where(may, (order + 1) % len(own), order).to(own.x.device))
 
     def _spans(self, x: Tensor) -> list[tuple[int, int]]:
         return [*self.plan.layout.spans(x.shape[2] // self.plan.unit)]

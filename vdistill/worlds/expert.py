@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
 from ..core.codec import Codec
 from ..core.step import Batch
-from .shapes import BACKGROUND, COLOURS, DIRECTIONS, SPAN, Shapes, Thing, coverage, parse
+from .shapes import BACKGROUND, COLOURS, DIRECTIONS, SPAN, Shapes, Thing, coverage, held_out, parse
 from .source import index_of
 from .trace import figures, ramp
 
@@ -57,6 +57,15 @@ class ShapesExpert:
         """[B] bool: one thing, all of which the caption says."""
         return torch.tensor([told(parse(self.world.caption(index_of(key)))) for key in batch.keys])
 
+    def meet(self, batch: Batch, before: Batch) -> Tensor:
+        """[B] bool: no mixture of a sample's thing and the one before it is held out.
+
+        Else training would deny what it must not show: where green squares that rotate are held out, one that is told
+        to rotate would never stay a square.
+        """
+        pairs = zip(self._things(batch), self._things(before), strict=True)
+        return torch.tensor([not any(map(held_out, mixtures(*pair))) for pair in pairs])
+
     def __call__(self, streams: Tensor, batch: Batch, before: Batch, turn: int) -> Tensor:
         """What should have followed at each block of streams [B, C, T, H, W] of such samples, of their shape.
 
@@ -70,6 +79,12 @@ class ShapesExpert:
 
     def _things(self, batch: Batch) -> list[Thing]:
         return [self.world.things(index_of(key))[0] for key in batch.keys]
+
+
+def mixtures(one: Thing, other: Thing) -> list[Thing]:
+    """The things that have the colour, the shape and the motion of either."""
+    said = ((t.colour, t.shape, t.motion) for t in (one, other))
+    return [Thing(*each) for each in product(*zip(*said, strict=True))]
 
 
 def told(things: Sequence[Thing]) -> bool:
