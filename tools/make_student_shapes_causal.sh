@@ -29,6 +29,7 @@ for name in shapes_long_judged shapes_dagger_last; do
     "$vdistill" export "runs/$name" "runs/$name/export" --to diffusers
 done
 "$python" tools/mean_of_models.py runs/shapes_mean runs/shapes_long_judged/export=1 runs/shapes_dagger_last/export=1
+# The weights that ship are of a run that switched between all pairs; this one leaves out those of held-out mixtures (docs/log.md).
 dagger shapes_dagger_switch shapes_mean seed=102 family.frames=117 train.batch=8 causal.dagger.switch=0.6 \
     optim.lr=4e-4 optim.decay=0.6 train.steps=150
 rm -rf "$out"
