@@ -55,10 +55,14 @@ def stream(s: Mapping[str, Any]) -> list[str]:
         f"| {share(s['init_only_accuracy_last_5s'])} |",
         f"| **the same after Self-Forcing here** | **{share(s['accuracy_first_5s'])}** "
         f"| **{share(s['accuracy_last_5s'])}** |",
+        f"| the teacher, captions of the whole world | {share(s['world_teacher_accuracy'])} | |",
+        f"| **the student, captions of the whole world** | **{share(s['world_accuracy_first_5s'])}** "
+        f"| **{share(s['world_accuracy_last_5s'])}** |",
         "",
         f"First frame after {s['first_frame_ms']:.0f} ms, then {s['fps']:.0f} frames a second (it plays at "
         f"{s['native_fps']:.0f}); a block costs {s['cached_speedup']:.1f} times less than computing its past again. "
-        f"{s['clips']} held-out captions; the whole demo took {spent(s)}.",
+        f"{s['clips']} captions of things never trained on, and {s['clips']} as the world draws them, "
+        f"{s['world_held_out']} of them of such things; the whole demo took {spent(s)}.",
     ]
 
 

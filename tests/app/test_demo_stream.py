@@ -44,8 +44,9 @@ def test_it_streams_and_is_measured(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "out" / "summary.json").read_text())
-    shares = [found[f"{who}accuracy_{end}_5s"] for who in ("", "init_only_") for end in ("first", "last")]
-    assert all(0 <= share <= 1 for share in [*shares, found["teacher_accuracy"]]) and found["steps"] >= 1
+    shares = [found[f"{who}accuracy_{end}_5s"] for who in ("", "init_only_", "world_") for end in ("first", "last")]
+    assert all(0 <= share <= 1 for share in [*shares, found["teacher_accuracy"], found["world_teacher_accuracy"]])
+    assert found["steps"] >= 1 and found["world_held_out"] == 0
     assert found["memory_growth"] == 1 and found["native_fps"] == 8 and found["cached_speedup"] > 1
     assert found["first_frame_ms"] > 0 and found["fps"] > 0
     with av.open(str(tmp_path / "out" / "stream.mp4")) as video:

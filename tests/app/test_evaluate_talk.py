@@ -182,6 +182,7 @@ def test_a_causal_student_makes_its_clips_block_by_block(tmp_path: Path) -> None
         (["--steps", "0"], "--steps: must be at least 1"),
         (["--audio-scale", "nan"], "--audio-scale: must be a number"),
         (["--size", "32x64"], "--size: the talker world is square, found 32x64"),
+        (["--split", "all"], "--split: is not for a model that hears; leave it out"),
         (["--frames", "10"], "10"),
     ],
 )

@@ -13,9 +13,10 @@ from toys import SIZE, captions
 from vdistill.app.about import About
 from vdistill.app.causal_file import Saved
 from vdistill.app.cli import main
+from vdistill.app.evaluate import exam
 from vdistill.app.over_time import measured, summary
 from vdistill.families.tiny import TinyFamily
-from vdistill.worlds.shapes import Shapes
+from vdistill.worlds.shapes import Shapes, held_out, parse
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,14 @@ def test_the_command_measures_a_causal_model_alone(tmp_path: Path, capsys: pytes
     Saved(block=1, window=3, rope="relative", times=(1.0,)).write(folder)
     assert main([*ask, "--seconds", "9"]) == 2
     assert "must be 10 or more" in capsys.readouterr().err
-    assert main([*ask, "--seconds", "10"]) == 0
+    assert main([*ask, "--seconds", "10", "--split", "all"]) == 0
     found = json.loads((tmp_path / "new" / "found.json").read_text())
+    assert found["split"] == "all"
     assert len(found["windows"]) == 5 and found["accuracy_first_5s"] == 0
     assert "accuracy_last_5s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("split", "count"), [("test", 48), ("train", 0), ("all", 13)])
+def test_an_exam_asks_for_what_its_split_holds(split: str, count: int) -> None:
+    captions = exam(48, 17, 8, open_clips=0, split=split).captions
+    assert sum(held_out(parse(caption)[0]) for caption in captions) == count

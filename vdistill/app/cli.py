@@ -101,11 +101,13 @@ def _sample(p: argparse.ArgumentParser) -> None:
 
 def _eval(p: argparse.ArgumentParser) -> None:
     _model(p)
-    what = "held-out captions, or clips of new people where the model hears"
+    what = "captions of the shapes world, or clips of new people where the model hears"
     p.add_argument("--clips", metavar="N", type=int, help=f"{what} (default: 128, or 48)")
     _how(p)
     long = "stream so long and measure every two seconds (causal), or talk so long and measure what is lost"
     p.add_argument("--seconds", metavar="S", type=float, help=long)
+    split = "captions never trained on, those trained on, or all of the shapes world (default: test)"
+    p.add_argument("--split", choices=("test", "train", "all"), help=split)
     hears = p.add_argument_group("of a model that hears")
     hears.add_argument("--long", metavar="N", type=int, help="clips of --seconds to measure (default: 3)")
     hears.add_argument("--duo", metavar="N", type=int, nargs="?", const=4, help="scenes of two people (default: 4)")

@@ -19,6 +19,7 @@ from ..causal.masks import block_causal
 from ..core.errors import UserError
 from ..data.writer import video_writer
 from ..worlds.endless import WINDOW, accuracy_at
+from ..worlds.shapes import held_out, parse
 from .demos import TEACHER, distil, facts, interrupted, machine, recipe
 from .evaluate import exam
 from .generate import generate
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         return 130
     say(f"streaming {seconds:g} s with another prompt from second {seconds / 2:g} on")
     shown = show(out / "run", out / "stream.mp4", seconds, args.seed)
-    say(f"measuring {clips} streams of {seconds:g} s, with Self-Forcing and without, and the teacher")
-    results = compared(config, out / "run", exam(clips).captions, seconds)
+    say(f"measuring {clips} streams of {seconds:g} s, with Self-Forcing and without, and the teacher; then others")
+    results = compared(config, out / "run", clips, seconds)
     found: dict[str, Any] = results.summary() | shown.summary() | {"cached_speedup": cached_speedup(out / "run")}
     found |= {"seconds": seconds, "clips": clips, "seed": args.seed, "steps": engine.step, "machine": machine()}
     found |= {"wall_s": time.perf_counter() - begun, "peak_rss_gib": peak_gib(torch.device("cpu"))}
@@ -158,28 +159,37 @@ class Streams:
 
 @dataclass(frozen=True)
 class Results:
-    """The student, the same without Self-Forcing, and the teacher's accuracy and clips."""
+    """The student, the same without Self-Forcing, and the teacher's clips, of held-out captions; the student of
+    captions of the whole world, as they come, and how many of these are held out; the teacher's accuracies."""
 
     student: Streams
     init: Streams
+    world: Streams
     teacher_accuracy: float
+    world_teacher_accuracy: float
+    world_held_out: int
     teacher: Tensor
     captions: Sequence[str]
 
     def summary(self) -> dict[str, float]:
         """Accuracies of the teacher's clips and of both ends of the streams."""
-        own = summary(self.student.rows)
-        init = {f"init_only_{k}": v for k, v in summary(self.init.rows).items()}
-        return {"teacher_accuracy": self.teacher_accuracy, **own, **init}
+        found = {"teacher_accuracy": self.teacher_accuracy, "world_teacher_accuracy": self.world_teacher_accuracy}
+        found["world_held_out"] = self.world_held_out
+        ends = {"": self.student, "init_only_": self.init, "world_": self.world}
+        return found | {f"{who}{k}": v for who, made in ends.items() for k, v in summary(made.rows).items()}
 
 
-def compared(config: Config, model: Path, captions: Sequence[str], seconds: float) -> Results:
-    """Stream every caption with both students and let the teacher make a clip of it."""
-    start = getattr(config.family, "path", "")
+def compared(config: Config, model: Path, clips: int, seconds: float) -> Results:
+    """Stream every caption with both students and let the teacher make a clip of it; then others with the student."""
+    start, teacher = getattr(config.family, "path", ""), open_model("shapes")
+    captions, others = exam(clips).captions, exam(clips, split="all").captions
     student = streams("Student, self-forced", str(model), captions, seconds)
     init = streams("Without Self-Forcing", start, captions, seconds)
-    clips = generate(open_model("shapes"), captions, TEACHER, WINDOW, (SIZE, SIZE)).pixels
-    return Results(student, init, accuracy_at(clips, captions, 0)["all"], clips[:SHOWN], captions)
+    world = streams("Student, captions as the world draws them", str(model), others, seconds)
+    made = [generate(teacher, told, TEACHER, WINDOW, (SIZE, SIZE)).pixels for told in (captions, others)]
+    right = [accuracy_at(pixels, told, 0)["all"] for pixels, told in zip(made, (captions, others), strict=True)]
+    count = sum(held_out(parse(caption)[0]) for caption in others)
+    return Results(student, init, world, right[0], right[1], count, made[0][:SHOWN], captions)
 
 
 def streams(name: str, model: str, captions: Sequence[str], seconds: float) -> Streams:
@@ -196,7 +206,7 @@ def streams(name: str, model: str, captions: Sequence[str], seconds: float) -> S
 
 def page(results: Results, shown: Shown, out: Path, config: Config, found: dict[str, Any]) -> StreamReport:
     """What the report shows."""
-    student, init, end = results.student, results.init, f"last {WINDOW / FPS:.0f} s"
+    student, init, world, end = results.student, results.init, results.world, f"last {WINDOW / FPS:.0f} s"
     samplers = [
         Sampler(name, list(clips), 0, 0.0, {}, {})
         for name, clips in (
@@ -214,10 +224,10 @@ def page(results: Results, shown: Shown, out: Path, config: Config, found: dict[
         poster=shown.stills[0][1],
         prompts=[(0.0, PROMPTS[0]), (shown.switch, PROMPTS[1])],
         strip=shown.stills,
-        ways=[way(student), way(init)],
+        ways=[way(student), way(init), way(world)],
         samplers=samplers,
         captions=list(results.captions[:SHOWN]),
-        accuracy={s.name: [(r["second"] + 1, r["accuracy"]) for r in s.rows] for s in (student, init)},
+        accuracy={s.name: [(r["second"] + 1, r["accuracy"]) for r in s.rows] for s in (student, init, world)},
         drift={
             k.replace("_", " "): [(r["second"] + 1, r[k] / first[k]) for r in student.rows] for k in DRIFT if first[k]
         },

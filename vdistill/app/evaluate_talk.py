@@ -32,7 +32,10 @@ from .talk_exam import Paper, Way, guided_way, paper, rendered, scores
 from .talk_shows import Shown, Talking, both, long, losses, scenes
 
 CLIPS, LONG = 48, 3
-SHAPES_ONLY = ("guidance", "scale", "solver")
+SHAPES_ONLY = {
+    "guidance": "use --audio-scale and --ref-scale", "scale": "use --audio-scale and --ref-scale",
+    "solver": "leave it out", "split": "leave it out",
+}  # fmt: skip
 HEARING_ONLY = ("long", "duo", "audio_scale", "ref_scale")
 SAME = "as the true clips"
 BETTER = {
@@ -118,9 +121,8 @@ def kept(path: Path | None, found: Mapping[str, Any]) -> None:
 
 def asked(family: StockFamily, known: About, args: argparse.Namespace) -> tuple[Taken, int]:
     """(how the exam is taken, clips in it). UserError for what this kind of model has no use for."""
-    for name in SHAPES_ONLY:
+    for name, hint in SHAPES_ONLY.items():
         if getattr(args, name) is not None:
-            hint = "use --audio-scale and --ref-scale" if name != "solver" else "leave it out"
             raise UserError("is not for a model that hears", option(name), hint)
     conditions_of(family)
     clips = CLIPS if args.clips is None else args.clips
