@@ -82,7 +82,7 @@ def tiles(summary: Mapping[str, Any]) -> str:
     seconds, native = summary.get("seconds"), summary.get("native_fps")
     of = f" of {number(seconds)}\u00a0s" if finite(seconds) else ""
     shown: list[Tile] = [
-        ("accuracy_first_5s", percent, "right in the first 5 s", "every attribute of the prompt"),
+        ("accuracy_first_5s", percent, "right in the first 5 s", "every attribute, of things never trained on"),
         ("accuracy_last_5s", percent, f"right in the last 5 s{of}", "the same measure, in one unbroken stream"),
         ("teacher_accuracy", percent, "teacher, full cost", "the same measure"),
         ("init_only_accuracy_last_5s", percent, "without Self-Forcing", f"in the last 5 s{of}"),
