@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,3 +204,20 @@ def test_an_interrupted_stream_is_whole(student: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
     assert frames == sum(row["frames"] for row in rows) == 1 + 4 * (len(rows) - 1)
     assert vdistill.stream(student, resume=kept).stream.number == len(rows)
+
+
+def test_compiling_needs_a_compiler(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    said = refused(capsys, student, "--prompt", "a red square", "--compile", "--out", tmp_path / "a.mp4")
+    assert "needs a compiler: $CXX or one of g++" in said and "leave --compile out" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_a_compiled_stream_is_the_same(student: Path) -> None:
+    plain, compiled = (vdistill.stream(student, "a red square", compile=way) for way in (False, True))
+    for _ in range(4):
+        torch.testing.assert_close(next(compiled), next(plain), rtol=0, atol=1e-5)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,9 @@ def opened(args: argparse.Namespace) -> Live:
     if args.weights:
         fill(family, Path(args.weights))
     family.to(device_of(args.device))
+    if args.compile:
+        can_compile(family.device)
+        family.network_of().compile_blocks()
     if (fixed := spec.times or family.times) is not None:
         if args.steps not in (None, len(fixed)):
             raise UserError(f"this student takes {len(fixed)} steps, found {args.steps}", "--steps", "leave it out")
@@ -164,6 +170,16 @@ def opened(args: argparse.Namespace) -> Live:
         if args.prompt not in (None, live.prompt):
             live.say(args.prompt)
     return live
+
+
+def can_compile(device: torch.device) -> None:
+    """UserError where torch.compile has no compiler to call."""
+    name, usual = ("CC", ("cc", "gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++", "c++"))
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise UserError("needs triton, which is not installed", "--compile", "install it, or leave --compile out")
+    if not any(map(shutil.which, filter(None, (os.environ.get(name), *usual)))):
+        hint = f"install {usual[1] if device.type == 'cuda' else usual[0]}, or leave --compile out"
+        raise UserError(f"needs a compiler: ${name} or one of {', '.join(usual)}; found none", "--compile", hint)
 
 
 def preset(name: str) -> Saved:

@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--places", choices=("absolute", "relative", "anchored"), help="rotary places, in place of the model's")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--offload", action="store_true", help="keep what is remembered in main memory")
+    add("--compile", action="store_true", help="torch.compile the network: a slower first block, faster ones after it")
     add("--fps", type=float, default=8.0, help="frames a second of the file (default: 8)")
     add("--out", metavar="FILE", type=Path, default=Path("stream.mp4"), help="MP4 to write (default: stream.mp4)")
     add("--snapshot", metavar="FILE", type=Path, help="keep the stream's end there, to go on from")

@@ -90,6 +90,7 @@ class CogSeam:
     def __init__(self, layer: int, attend: Attend, time: Tensor) -> None:
         self.layer, self.attend, self.time = layer, attend, time
 
+    @torch.compiler.disable
     def __call__(
         self,
         attn: Any,

@@ -76,6 +76,7 @@ class LtxSeam:
     def __init__(self, layer: int, attend: Attend, time: tuple[Tensor, Tensor], pad: int) -> None:
         self.layer, self.attend, self.time, self.pad = layer, attend, time, pad
 
+    @torch.compiler.disable
     def __call__(
         self,
         attn: Any,

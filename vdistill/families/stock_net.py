@@ -179,6 +179,14 @@ class StockNet(nn.Module):
         config = self.model.config
         return int(config.num_attention_heads * config.attention_head_dim)
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """torch.compile every block where it stands. What answers for attention runs as before, so that no graph sees
+        how much is remembered, and none is made anew as that grows."""
+        kinds = {type(block) for block in self.blocks()}
+        for module in self.modules():
+            if type(module) in kinds:
+                module.compile(backend=backend, dynamic=False)
+
     def attentions(self) -> Sequence[Any]:
         """The self-attention (or joint attention) modules, in order: layer i of the seam is the i-th."""
         raise TypeError(f"{type(self).__name__} does not say where its attention is")

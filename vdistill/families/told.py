@@ -40,6 +40,7 @@ class Once:
     def __init__(self, layer: int, stock: Callable[..., Tensor], read: Read) -> None:
         self.layer, self.stock, self.read = layer, stock, read
 
+    @torch.compiler.disable
     def __call__(self, attn: Any, *given: Any, **named: Any) -> Tensor:
         return self.stock(_Layer(attn, self.layer, self.read), *given, **named)
 
