@@ -9,7 +9,7 @@ DEMO_ARGS ?=
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 CONFIGS = $(shell find configs -name '*.yaml' 2>/dev/null | sort)
-BENCHES = $(sort $(wildcard tools/bench_*.py))
+BENCHES = $(sort $(filter-out $(if $(shell command -v nvidia-smi),,%_gpu.py),$(wildcard tools/bench_*.py)))
 
 .PHONY: help demo install dev test test-slow check bench clean
 

@@ -146,11 +146,20 @@ def decoder_seconds(shape: tuple[int, int, int], device: torch.device, dtype: to
     return median([seconds(lambda: decode(latents), device) for _ in range(6)][2:])
 
 
+def sides(text: str) -> tuple[int, int]:
+    """ "480x832" -> (height, width)."""
+    high, _, wide = text.partition("x")
+    found = (int(high), int(wide))
+    if min(found) < 16 or any(side % 16 for side in found):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected HxW, both multiples of 16")
+    return found
+
+
 def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each kernel, without and with compiling."""
     device = torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    high, wide = (int(side) for side in args.pixels.split("x"))
+    high, wide = args.pixels
     shape = (16, high // 8, wide // 8)
     net, peak = student(args.size, device, dtype), matmul_peak(device, dtype)
     cond = Cond({"text": torch.randn(1, TEXT, SIZES[args.size][3], device=device, dtype=dtype)})
@@ -185,7 +194,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1.3b")
-    parser.add_argument("--pixels", metavar="HxW", default="480x832")
+    parser.add_argument("--pixels", metavar="HxW", type=sides, default="480x832")
     parser.add_argument("--blocks", type=int, default=20, help="blocks that are timed")
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=["native", "flash", "cudnn"])
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
@@ -195,9 +204,11 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU was found; --device cpu --size tiny --pixels 64x64 tries it without one")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json: no folder {args.json.parent}; make it first")
     rows = measured(args)
     about = torch.cuda.get_device_name() if torch.device(args.device).type == "cuda" else machine()
-    found = {"size": args.size, "pixels": args.pixels, "rows": rows, "machine": about}
+    found = {"size": args.size, "pixels": "x".join(map(str, args.pixels)), "rows": rows, "machine": about}
     found |= {"versions": f"torch {torch.__version__}", "command": " ".join(["python", *sys.argv])}
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -4,7 +4,8 @@ python tools/measure_mean_frame.py [--clips 24] [--factor 0.85] [--steps 25] [--
 
 Clips are of people and voices no training saw. Keys of the JSON: in_range and held_out, each with the error to the
 guided target over its length (relative), the same of the conditional pass alone (ignorant) and over what guidance
-does (of_guidance); none, mean_frame, full: passes a step over whole clips, sync and identity error at the usual scales.
+does (of_guidance); none, mean_frame, full: passes a step over whole clips, and scores of clips at the
+usual scales.
 """
 
 from __future__ import annotations
@@ -39,10 +40,8 @@ def measured(clips: int, factor: float, steps: int) -> dict[str, Any]:
     assert spec is not None
     usual = {name: each.usual for name, each in spec.conditions.items()}
     most = {name: each.top for name, each in spec.conditions.items()}
-    given, shape = (
-        paper(clips, about.frames, about.height),
-        clip_shape(teacher, about.frames, about.height, about.width),
-    )
+    given = paper(clips, about.frames, about.height)
+    shape = clip_shape(teacher, about.frames, about.height, about.width)
     found: dict[str, Any] = {}
     for where, shares in (("in_range", IN_RANGE), ("held_out", HELD_OUT)):
         error = target_error(
@@ -67,6 +66,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.clips < 1 or args.steps < 1:
+        parser.error("--clips and --steps must be at least 1")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json: no folder {args.json.parent}; make it first")
     found = measured(args.clips, args.factor, args.steps)
     for name, row in found.items():
         print(f"{name:11}", "  ".join(f"{key} {value:.4f}" for key, value in row.items()))

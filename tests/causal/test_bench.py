@@ -57,3 +57,19 @@ def test_it_runs_without_a_gpu(
         with pytest.raises(SystemExit):
             tool.main(size)
         assert "no GPU was found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--pixels", "30x32"], "multiples of 16"),
+        (["--pixels", "big"], "--pixels"),
+        (["--json", "none/a.json"], "no folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_first(
+    tool: ModuleType, given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(["--device", "cpu", "--size", "tiny", *given])
+    assert stopped.value.code == 2 and said in capsys.readouterr().err

@@ -98,11 +98,8 @@ def test_without_guidance_it_is_the_pass_itself(table):
 def test_a_factor_takes_that_much_of_it():
     x, t, cond = case()
     net = Still(Schedule("rf"))
-    plain, whole, half = (
-        net.x0(x, t, cond),
-        MeanFrame(net, CHAIN).x0(x, t, cond),
-        MeanFrame(net, CHAIN, 0.5).x0(x, t, cond),
-    )
+    plain, whole = net.x0(x, t, cond), MeanFrame(net, CHAIN).x0(x, t, cond)
+    half = MeanFrame(net, CHAIN, 0.5).x0(x, t, cond)
     torch.testing.assert_close(half, (plain + whole) / 2)
 
 
